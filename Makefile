@@ -1,0 +1,21 @@
+# Two commands, each enough on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m lib.terrain --out runs/demo/terrain.npz
+	$(BIN)/python train.py seventh --tiny --data runs/demo/terrain.npz --runs runs/demo --set epochs=12 --resume
+	$(BIN)/python infer.py runs/demo/seventh --tta --out runs/demo/masks.npz
+	$(BIN)/python submission.py runs/demo/masks.npz --out runs/demo/submission.csv
+	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
+	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q tests

@@ -1,0 +1,1 @@
+"""Model blocks, augmentation, data and run folders that the scripts share."""

@@ -1,0 +1,74 @@
+"""Each experiment of the report as its differences from the one before (report, section 4, Table 1)."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from lib.config import Config
+from lib.console import UserError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One rung: what it is, which rung it starts from, and the config fields that differ from it."""
+
+    name: str
+    summary: str
+    base: str | None
+    changes: dict[str, object]
+
+
+_FIRST = Experiment(
+    "first",
+    "one U-Net of depth three",
+    None,
+    dict(
+        nesting=1,
+        depth=3,
+        dspp_rates=(),
+        attention="none",
+        shift_down=0,
+        shift_across=0,
+        copy_paste=0.0,
+        oversample=1,
+        ignore_background=False,
+    ),
+)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    rung.name: rung
+    for rung in (
+        _FIRST,
+        Experiment("second", "two U-Nets, the second reads the first one's features and skips", "first", dict(nesting=2)),
+        Experiment("third", "depth four", "second", dict(depth=4)),
+        Experiment(
+            "fourth",
+            "copy-paste of big rocks, two-dimensional shift, oversampling",
+            "third",
+            dict(copy_paste=0.5, shift_down=32, shift_across=64, oversample=4),
+        ),
+        Experiment(
+            "fifth",
+            "dilated spatial pyramid pooling, and background left out of the loss",
+            "fourth",
+            dict(dspp_rates=(6, 12, 18), ignore_background=True),
+        ),
+        Experiment("sixth", "transformer blocks before and after both bottlenecks", "fifth", dict(transformer="bottleneck")),
+        Experiment("seventh", "dual attention in place of the transformers", "sixth", dict(transformer="none", attention="dual")),
+    )
+}
+
+# What --tiny changes in any experiment: a laptop trains it.
+TINY = dict(width=8, epochs=30, plateau_patience=6)
+
+
+def make_config(name: str, tiny: bool = False) -> Config:
+    """The full Config of an experiment. Raises UserError for an unknown name, naming the nearest."""
+    if name not in EXPERIMENTS:
+        near = difflib.get_close_matches(name, EXPERIMENTS, 1, 0)[0]
+        raise UserError(f"{name}: no such experiment; did you mean {near}? `python train.py --list` shows all")
+    rung = EXPERIMENTS[name]
+    base = make_config(rung.base) if rung.base else Config()
+    config = base.replace(**rung.changes, experiment=name)
+    return config.replace(**TINY) if tiny else config

@@ -1,0 +1,49 @@
+"""One confusion matrix, and the competition's score from it: used by training, inference and reports alike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
+"""Class names by label 0..4."""
+
+
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Pixels by (true label, predicted label), without pixels whose true label is background.
+
+    Args:
+        truth: integer labels 0..4, any shape.
+        prediction: integer labels 0..4, the same shape.
+
+    Returns:
+        (5, 5) int64; row 0 is zero, since the score leaves true background out.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} differ in shape")
+    size = len(CLASSES)
+    pairs = truth.astype(np.uint8) * np.uint8(size) + prediction.astype(np.uint8)
+    confusion = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size).astype(np.int64)
+    confusion[0] = 0
+    return confusion
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union per class, (5,) float64; NaN where a class is neither true nor predicted."""
+    hits = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - np.diag(confusion)
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """The competition's score: mean of `class_iou` over the classes whose union is not empty; 0 if all are.
+
+    One scored pixel predicted as background brings class 0 into the mean with IoU 0, as in the organisers' metric.
+    """
+    ious = class_iou(confusion)
+    return float(np.nanmean(ious)) if np.isfinite(ious).any() else 0.0
+
+
+def scores(confusion: np.ndarray) -> dict[str, object]:
+    """`mean_iou`, `iou` by class name (None where undefined) and the matrix itself, ready for JSON."""
+    by_class = {name: None if np.isnan(v) else float(v) for name, v in zip(CLASSES, class_iou(confusion))}
+    return {"mean_iou": mean_iou(confusion), "iou": by_class, "confusion": confusion.tolist()}

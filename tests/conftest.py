@@ -1,0 +1,22 @@
+"""Shared by all tests: the project's root on the path, quiet TensorFlow, the real-tile stand-in where it exists."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+STANDIN = ROOT.parent / "shared" / "data" / "mars_standin.npz"
+
+
+@pytest.fixture(scope="session")
+def standin() -> Path:
+    """Path of the real-tile stand-in; the test is skipped where it is absent."""
+    if not STANDIN.exists():
+        pytest.skip("no stand-in data here")
+    return STANDIN
