@@ -1,0 +1,133 @@
+"""From masks to a checked submission file.
+
+    python submission.py                                            masks.npz -> submission.csv, checked
+    python submission.py runs/demo/masks.npz --out demo.csv --zip   any masks, any name, zipped (demo.csv.zip)
+    python submission.py --check submission.csv --data FILE         any CSV or zip; as many tiles as FILE's test set
+    python submission.py --score submission.csv --truth FILE        the competition's score against known labels
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+
+from lib import encoding
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.files import sha256
+from lib.metrics import scores
+
+COMPETITION = "an-2-dl-2024-2025-homework-2"
+TEST_TILES = 10_022
+
+
+def encode(args: argparse.Namespace, console: Console) -> None:
+    """Masks file -> submission file, checked as written."""
+    out = args.out or "submission.csv"
+    if args.zip and not out.endswith(".zip"):
+        out += ".zip"
+    wanted = encoding.count_test_tiles(args.data) if args.data else None
+    masks = args.masks or "masks.npz"
+    with encoding.open_masks(masks) as reader:
+        if wanted not in (None, len(reader)):
+            other = f"{wanted:,} test tiles in {args.data}"
+            raise UserError(f"{masks}: {len(reader):,} masks, but {other}; run infer.py with that --data")
+        note = encoding.made_by(masks)
+        tiles = encoding.write(out, reader.blocks(), args.zip, args.allow_background, source=masks)
+    encoding.check(out, tiles, args.allow_background)
+    size, digest = os.path.getsize(out), sha256(out)
+    following = _following(out, tiles, note)
+    console.facts(
+        masks=masks,
+        **_origin(note),
+        wrote=out,
+        rows=f"{tiles:,}",
+        bytes=f"{size:,}",
+        sha256=digest,
+        checked=_checked(args.allow_background),
+        next=following,
+    )
+    console.result(masks=masks, made_by=note, path=out, rows=tiles, bytes=size, sha256=digest, next=following)
+
+
+def check(args: argparse.Namespace, console: Console) -> None:
+    """Whether a submission file is as the competition wants it."""
+    wanted = encoding.count_test_tiles(args.data) if args.data else None
+    tiles = encoding.check(args.check, wanted, args.allow_background)
+    size, digest = os.path.getsize(args.check), sha256(args.check)
+    as_many = f", as many rows as test tiles in {args.data}" if args.data else ""
+    console.facts(
+        checked=args.check,
+        rows=f"{tiles:,}",
+        bytes=f"{size:,}",
+        sha256=digest,
+        good=_checked(args.allow_background) + as_many,
+    )
+    console.result(path=args.check, rows=tiles, bytes=size, sha256=digest)
+
+
+def score(args: argparse.Namespace, console: Console) -> None:
+    """The competition's score of a submission file, per class and mean."""
+    if not args.truth:
+        raise UserError("--score: needs the labels; add --truth FILE, an npz with test_masks or a training_set")
+    confusion = encoding.score(args.score, args.truth)
+    values = scores(confusion)
+    rows = [(name, "-" if iou is None else f"{iou:.4f}") for name, iou in values["iou"].items()]
+    console.table(("class", "IoU"), [*rows, ("mean", f"{values['mean_iou']:.4f}")])
+    if lost := int(confusion[:, 0].sum()):
+        console.line(f"{lost:,} scored pixels are predicted as background, which brings class 0 into the mean with 0")
+    console.result(path=args.score, truth=args.truth, **values)
+
+
+def _checked(allow_background: bool) -> str:
+    return f"header, ids, columns, labels {0 if allow_background else 1}..4"
+
+
+def _origin(note: dict) -> dict[str, str]:
+    runs = note.get("runs")
+    return {"made_by": ", ".join(map(str, runs))} if isinstance(runs, list) and runs else {}
+
+
+def _following(out: str, tiles: int, note: dict) -> str:
+    """The command that comes next: upload a full submission, score any other."""
+    if tiles == TEST_TILES:
+        return f"kaggle competitions submit {COMPETITION} -f {shlex.quote(out)} -m MESSAGE"
+    data = note.get("data")
+    source = str(data.get("source")) if isinstance(data, dict) else ""
+    truth = shlex.quote(source) if os.path.isfile(source) else "FILE"
+    return f"python submission.py --score {shlex.quote(out)} --truth {truth}"
+
+
+# The option that asks for an action, what does it, and the other options it reads
+ACTIONS = {
+    None: (encode, {"masks", "out", "zip", "data", "allow_background"}),
+    "check": (check, {"data", "allow_background"}),
+    "score": (score, {"truth"}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("masks", nargs="?", help="what infer.py wrote (default: masks.npz)")
+    parser.add_argument("--out", metavar="FILE", help="where to write (default: submission.csv)")
+    parser.add_argument("--zip", action="store_true", help="write it zipped, and .zip behind the name")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--check", metavar="FILE", help="check a submission file, plain or zipped, instead")
+    other.add_argument("--score", metavar="FILE", help="score a submission file, plain or zipped, instead")
+    parser.add_argument("--data", metavar="FILE", help="with masks or --check: the npz whose test set it must match")
+    parser.add_argument("--truth", metavar="FILE", help="with --score: an npz with test_masks, or else a training_set")
+    parser.add_argument("--allow-background", action="store_true", help="accept predicted background (class 0)")
+    add_console_options(parser)
+    args = parser.parse_args()
+
+    name = next((name for name in ACTIONS if name and getattr(args, name) is not None), None)
+    action, reads = ACTIONS[name]
+    for option in set().union(*(options for _, options in ACTIONS.values())) - reads:
+        if getattr(args, option):
+            spelled = option if option == "masks" else "--" + option.replace("_", "-")
+            raise UserError(f"{spelled}: not used {f'with --{name}' if name else 'without --score'}; leave it out")
+    action(args, Console(args.quiet, args.json))
+
+
+if __name__ == "__main__":
+    run_main(main)
