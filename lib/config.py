@@ -28,7 +28,7 @@ class Config:
 
     # Model
     width: int = _option(32, "filters at full resolution; doubled at each level down", low=1)
-    depth: int = _option(4, "poolings in each U-Net; the tile must divide by 2^depth", low=1, high=6)
+    depth: int = _option(4, "poolings in each U-Net; the tile must divide by 2^depth", low=1, high=8)
     nesting: int = _option(2, "U-Nets in a row, each reading the features and skips of the one before", low=1, high=3)
     dspp_rates: tuple[int, ...] = _option((6, 12, 18), "dilation rates of the spatial pyramid at the bottleneck; empty: none")
     attention: str = _option(
@@ -80,6 +80,7 @@ class Config:
     )
 
     # Inference
+    predict_background: bool = _option(False, "may predict class 0, which the score counts as a fifth, wrong class")
     views: tuple[str, ...] = _option(
         ("identity", "hflip", "shift(0,8)", "shift(0,-8)", "shift(4,0)", "shift(-4,0)"),
         "views that --tta averages: operations of lib/augment.py's table, joined by +",

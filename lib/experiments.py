@@ -33,6 +33,7 @@ _FIRST = Experiment(
         copy_paste=0.0,
         oversample=1,
         ignore_background=False,
+        predict_background=True,
     ),
 )
 
@@ -52,7 +53,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "fifth",
             "dilated spatial pyramid pooling, and background left out of the loss",
             "fourth",
-            dict(dspp_rates=(6, 12, 18), ignore_background=True),
+            dict(dspp_rates=(6, 12, 18), ignore_background=True, predict_background=False),
         ),
         Experiment("sixth", "transformer blocks before and after both bottlenecks", "fifth", dict(transformer="bottleneck")),
         Experiment("seventh", "dual attention in place of the transformers", "sixth", dict(transformer="none", attention="dual")),

@@ -1,0 +1,155 @@
+"""Predicts the test tiles with one or more runs, and scores the same runs on the tiles they never saw.
+
+    python infer.py --tta                            the newest run, all its folds
+    python infer.py runs/fifth runs/seventh --tta    an ensemble of two experiments
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.metrics import CLASSES, confusion_matrix, scores
+
+CHUNK = 512  # tiles whose probabilities are held at a time: 84 MB
+
+
+def main() -> None:
+    """Reads the command line, scores and predicts."""
+    args = parse()
+    console = Console(args.quiet, args.json)
+    from lib import data
+    from lib.runs import find_runs
+
+    runs = find_runs(args.run, args.runs)
+    dataset = data.load(args.data)
+    console.facts(
+        runs=", ".join(str(run.folder) for run in runs),
+        data=f"{dataset.source}: {len(dataset.images)} training tiles, {len(dataset.test)} test tiles",
+    )
+    views = common(runs, "views") if args.tta else ()
+    ensemble = load(runs)
+    validation = validate(runs, ensemble, dataset, views, console)
+    if len(dataset.test):
+        masks = predict(ensemble, dataset.test, views, common(runs, "predict_background"), console)
+        made_by = {
+            "runs": [str(run.folder) for run in runs],
+            "configs": [run.config.hash() for run in runs],
+            "data": {"source": dataset.source, "digest": dataset.digest},
+            "views": list(views) or ["identity"],
+            "validation": validation,
+        }
+        save(args.out, masks, made_by)
+        console.line(f"\n{args.out}: masks of {len(masks)} test tiles")
+        console.line(f"next: python submission.py {args.out}")
+    else:
+        console.line("\nno test_set in the data: nothing to predict")
+    console.result(masks=args.out if len(dataset.test) else None, **validation)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest")
+    parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
+    parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
+    parser.add_argument("--out", type=Path, default=Path("masks.npz"), metavar="FILE", help="where the masks go")
+    add_console_options(parser)
+    return parser.parse_args()
+
+
+def common(runs: list, field: str):
+    """The value of a config field in which all runs agree. Raises UserError when they do not."""
+    values = {getattr(run.config, field): run for run in runs}
+    if len(values) > 1:
+        (first, one), (second, other) = list(values.items())[:2]
+        raise UserError(f"{field}: {one.folder} has {first}, {other.folder} has {second}; average runs that agree")
+    return next(iter(values))
+
+
+def load(runs: list):
+    """The runs' networks as one lib.predict.Ensemble, in the order of the runs."""
+    from lib.predict import Ensemble
+
+    models: dict = {}
+    members = []
+    for run in runs:
+        # Folds of one experiment share their network; only the weights differ
+        key = run.config.replace(seed=0).hash()
+        if key not in models:
+            models[key] = run.build_model()
+        members.append((models[key], run.weights(models[key])))
+    return Ensemble(members)
+
+
+def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Console) -> dict:
+    """Out-of-fold score: each tile only by the networks that never saw it; written beside each experiment's folds."""
+    from lib.predict import PLAIN, labels
+    from lib.runs import VALIDATION, write_json
+
+    for run in runs:
+        if run.split.digest != dataset.digest:
+            raise UserError(
+                f"{run.folder}: trained on other data ({run.split.source}) than {dataset.source}; name it with --data"
+            )
+    unseen = [set(run.split.validation.tolist()) for run in runs]
+    tiles = np.array(sorted(set().union(*unseen)), np.int64)
+    result: dict = {"tiles": len(tiles), "plain": None, "tta": None, "views": list(views)}
+    if not len(tiles):
+        console.line("no validation: these runs were trained on every tile")
+        return result
+    background = common(runs, "predict_background")
+    ways = {"plain": PLAIN, **({"tta": views} if views else {})}
+    confusion = {way: np.zeros((len(CLASSES),) * 2, np.int64) for way in ways}
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for tile in tiles:
+        groups.setdefault(tuple(n for n, seen in enumerate(unseen) if tile in seen), []).append(tile)
+    with console.progress(len(tiles), "validation", "tile") as bar:
+        for members, group in groups.items():
+            for start in range(0, len(group), CHUNK):
+                part = group[start : start + CHUNK]
+                for way, chosen in ways.items():
+                    answer = labels(ensemble.predict(dataset.images[part], chosen, members), background)
+                    confusion[way] += confusion_matrix(dataset.masks[part], answer)
+                bar.update(len(part))
+    result |= {way: scores(matrix) for way, matrix in confusion.items()}
+    rows = [
+        [way, f"{100 * result[way]['mean_iou']:.2f}"]
+        + [f"{100 * v:.2f}" if (v := result[way]["iou"][name]) is not None else "-" for name in CLASSES[1:]]
+        for way in ways
+    ]
+    console.line(f"\nvalidation on {len(tiles)} tiles, each by networks that never saw it, in percent")
+    console.table(["views", "mean IoU", *CLASSES[1:]], rows)
+    for folder in {run.folder.parent for run in runs}:
+        write_json(folder / VALIDATION, {"runs": [str(run.folder) for run in runs], **result})
+    return result
+
+
+def predict(ensemble, tiles: np.ndarray, views: tuple[str, ...], background: bool, console: Console) -> np.ndarray:
+    """Masks (M, H, W) uint8 of `tiles`, a chunk at a time: only labels are kept."""
+    from lib.predict import PLAIN, labels
+
+    masks = np.empty(tiles.shape, np.uint8)
+    with console.progress(len(tiles), "test", "tile") as bar:
+        for start in range(0, len(tiles), CHUNK):
+            part = slice(start, start + CHUNK)
+            masks[part] = labels(ensemble.predict(tiles[part], views or PLAIN), background)
+            bar.update(len(masks[part]))
+    return masks
+
+
+def save(path: Path, masks: np.ndarray, made_by: dict) -> None:
+    """Writes `masks` and, as JSON, what made them."""
+    from lib.files import replacing
+
+    with replacing(path, "wb") as stream:
+        np.savez_compressed(stream, masks=masks, made_by=json.dumps(made_by, default=str))
+
+
+if __name__ == "__main__":
+    run_main(main)

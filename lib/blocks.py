@@ -1,0 +1,304 @@
+"""The report's building blocks as Keras layers: convolution block, dual attention, spatial pyramid, transformers.
+
+All maps are (batch, height, width, channels) in the layer's compute dtype. The layers run on any Keras backend and
+know nothing of the map's size, so a model takes tiles of any size its pooling divides.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+# Keras's 0.99 makes the stored statistics lag by many epochs at 35 to 70 steps each: validation then reads junk.
+BATCH_NORM_MOMENTUM = 0.9
+
+
+class _Block(layers.Layer):
+    """A layer whose constructor arguments are its config."""
+
+    def __init__(self, name=None, dtype=None, **arguments):
+        super().__init__(name=name, dtype=dtype)
+        self._arguments = arguments
+
+    def get_config(self):
+        return {**super().get_config(), **self._arguments}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{key: value for key, value in config.items() if key != "trainable"})
+
+
+@keras.saving.register_keras_serializable("mars")
+class ConvBlock(_Block):
+    """Two times convolution 3x3, batch normalisation, ReLU (Ronneberger et al. 2015, with batch normalisation).
+
+    (B, H, W, C) -> (B, H, W, filters). `dropout` acts between the two convolutions, on whole maps.
+    """
+
+    def __init__(self, filters: int, dropout: float = 0.0, **base):
+        super().__init__(filters=filters, dropout=dropout, **base)
+        self.steps = []
+        for number in range(2):
+            self.steps += [
+                layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=self.dtype_policy),
+                layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=self.dtype_policy),
+                layers.ReLU(dtype=self.dtype_policy),
+            ]
+            if number == 0 and dropout:
+                self.steps.append(layers.SpatialDropout2D(dropout, dtype=self.dtype_policy))
+
+    def build(self, shape):
+        for step in self.steps:
+            step.build(shape)
+            shape = step.compute_output_shape(shape)
+
+    def call(self, x, training=None):
+        for step in self.steps:
+            stateful = isinstance(step, (layers.BatchNormalization, layers.SpatialDropout2D))
+            x = step(x, training=training) if stateful else step(x)
+        return x
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self._arguments["filters"])
+
+
+@keras.saving.register_keras_serializable("mars")
+class DualAttention(_Block):
+    """Dual attention unit of MIRNet (Zamir et al. 2020, section 3.2): channel and spatial recalibration, residual.
+
+    Two 3x3 convolutions; channel branch: global average pool, 1x1 to C/8, ReLU, 1x1 to C, sigmoid, multiply; spatial
+    branch: channel mean and maximum, 5x5 convolution to one map, sigmoid, multiply; concatenation, 1x1, plus the input.
+
+    Args:
+        branches: "dual", or "channel" or "spatial" alone.
+
+    (B, H, W, C) -> (B, H, W, C).
+    """
+
+    REDUCTION = 8
+
+    def __init__(self, branches: str = "dual", **base):
+        super().__init__(branches=branches, **base)
+        if branches not in ("dual", "channel", "spatial"):
+            raise ValueError(f"branches={branches!r}: dual, channel or spatial")
+        self.channel = branches in ("dual", "channel")
+        self.spatial = branches in ("dual", "spatial")
+
+    def build(self, shape):
+        channels = shape[-1]
+        policy = self.dtype_policy
+        self.before = keras.Sequential(
+            [
+                layers.Conv2D(channels, 3, padding="same", activation="relu", dtype=policy),
+                layers.Conv2D(channels, 3, padding="same", dtype=policy),
+            ],
+            name="before",
+        )
+        self.before.build(shape)
+        if self.channel:
+            squeezed = max(1, channels // self.REDUCTION)
+            self.excite = keras.Sequential(
+                [
+                    layers.GlobalAveragePooling2D(keepdims=True, dtype=policy),
+                    layers.Conv2D(squeezed, 1, activation="relu", dtype=policy),
+                    layers.Conv2D(channels, 1, activation="sigmoid", dtype=policy),
+                ],
+                name="excite",
+            )
+            self.excite.build(shape)
+        if self.spatial:
+            self.where = layers.Conv2D(1, 5, padding="same", activation="sigmoid", dtype=policy, name="where")
+            self.where.build((*shape[:-1], 2))
+        self.merge = layers.Conv2D(channels, 1, dtype=policy, name="merge")
+        self.merge.build((*shape[:-1], channels * (self.channel + self.spatial)))
+
+    def call(self, x):
+        features = self.before(x)
+        branches = []
+        if self.channel:
+            branches.append(features * self.excite(features))
+        if self.spatial:
+            summary = ops.concatenate(
+                [ops.mean(features, axis=-1, keepdims=True), ops.max(features, axis=-1, keepdims=True)], axis=-1
+            )
+            branches.append(features * self.where(summary))
+        return x + self.merge(ops.concatenate(branches, axis=-1))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("mars")
+class SpatialPyramid(_Block):
+    """Dilated spatial pyramid pooling (DeepLabV3+, Chen et al. 2018, section 3.1).
+
+    Image pooling, a 1x1 convolution and one 3x3 convolution per dilation rate side by side, each `filters` wide with
+    batch normalisation and ReLU; concatenated, then 1x1 to `filters`.
+
+    A rate as large as the map sees only its centre tap: on a 4x8 map rates above 7 add no context.
+
+    (B, H, W, C) -> (B, H, W, filters).
+    """
+
+    def __init__(self, filters: int, rates: tuple[int, ...], **base):
+        super().__init__(filters=filters, rates=list(rates), **base)
+        policy = self.dtype_policy
+
+        def convolution(size, rate, name):
+            return keras.Sequential(
+                [
+                    layers.Conv2D(
+                        filters, size, dilation_rate=rate, padding="same", use_bias=False,
+                        kernel_initializer="he_normal", dtype=policy,
+                    ),
+                    layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=policy),
+                    layers.ReLU(dtype=policy),
+                ],
+                name=name,
+            )  # fmt: skip
+
+        self.pool = convolution(1, 1, "pool")
+        self.branches = [convolution(1, 1, "point")] + [convolution(3, rate, f"rate_{rate}") for rate in rates]
+        self.merge = convolution(1, 1, "merge")
+
+    def build(self, shape):
+        self.pool.build((shape[0], 1, 1, shape[-1]))
+        for branch in self.branches:
+            branch.build(shape)
+        self.merge.build((*shape[:-1], self._arguments["filters"] * (1 + len(self.branches))))
+
+    def call(self, x, training=None):
+        maps = [branch(x, training=training) for branch in self.branches]
+        pooled = self.pool(ops.mean(x, axis=(1, 2), keepdims=True), training=training)
+        maps.append(ops.broadcast_to(pooled, ops.shape(maps[0])))
+        return self.merge(ops.concatenate(maps, axis=-1), training=training)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self._arguments["filters"])
+
+
+class _Transformer(_Block):
+    """What encoder and decoder block share: sublayers with residual, dropout, stochastic depth and post-norm.
+
+    Post-norm, 3 heads, dropout 0.1, feed-forward twice as wide as the channels: the report's team's settings.
+    Stochastic depth (Huang et al. 2016) drops a sublayer's output for a whole tile while training.
+    """
+
+    HEADS = 3
+    DROPOUT = 0.1
+
+    def __init__(self, stochastic_depth: float = 0.0, **base):
+        super().__init__(stochastic_depth=stochastic_depth, **base)
+        policy = self.dtype_policy
+        self.drop = layers.Dropout(self.DROPOUT, dtype=policy)
+        # noise_shape: one draw per tile for the whole map
+        self.skip = layers.Dropout(stochastic_depth, noise_shape=(None, 1, 1), dtype=policy)
+
+    def _attention(self, name, channels, shape):
+        size = max(1, channels // self.HEADS)
+        attention = layers.MultiHeadAttention(self.HEADS, size, dropout=self.DROPOUT, dtype=self.dtype_policy, name=name)
+        attention.build(shape, shape)
+        return attention
+
+    def _norm(self, name, shape):
+        norm = layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name=name)
+        norm.build(shape)
+        return norm
+
+    def _feed_forward(self, channels, shape):
+        network = keras.Sequential(
+            [
+                layers.Dense(2 * channels, activation="gelu", dtype=self.dtype_policy),
+                layers.Dense(channels, dtype=self.dtype_policy),
+            ],
+            name="feed_forward",
+        )
+        network.build(shape)
+        return network
+
+    def _add(self, tokens, update, norm, training):
+        return norm(tokens + self.skip(self.drop(update, training=training), training=training))
+
+    @staticmethod
+    def _tokens(x):
+        """(B, H, W, C) -> (B, H*W, C)"""
+        shape = ops.shape(x)
+        return ops.reshape(x, (shape[0], shape[1] * shape[2], x.shape[-1]))
+
+
+
+@keras.saving.register_keras_serializable("mars")
+class TransformerEncoder(_Transformer):
+    """Encoder block (Vaswani et al. 2017): positions, self-attention, feed-forward over the pixels of a small map.
+
+    (B, H, W, C) -> (B, H, W, C). Positions are two-dimensional sines and cosines, so any H and W will do.
+    """
+
+    def build(self, shape):
+        channels, tokens = shape[-1], (shape[0], None, shape[-1])
+        self.attend = self._attention("attend", channels, tokens)
+        self.norm_attend = self._norm("norm_attend", tokens)
+        self.feed_forward = self._feed_forward(channels, tokens)
+        self.norm_feed = self._norm("norm_feed", tokens)
+
+    def call(self, x, training=None):
+        tokens = self._tokens(x + positions(x))
+        tokens = self._add(tokens, self.attend(tokens, tokens, training=training), self.norm_attend, training)
+        tokens = self._add(tokens, self.feed_forward(tokens), self.norm_feed, training)
+        return ops.reshape(tokens, ops.shape(x))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("mars")
+class TransformerDecoder(_Transformer):
+    """Decoder block (Vaswani et al. 2017): self-attention, attention to the encoder block's map, feed-forward.
+
+    Args of call:
+        x: (B, H, W, C), the bottleneck's map.
+        memory: (B, H, W, D), the map that the encoder block put out before the bottleneck.
+
+    Returns (B, H, W, C).
+    """
+
+    def build(self, x_shape, memory_shape):
+        channels, tokens = x_shape[-1], (x_shape[0], None, x_shape[-1])
+        self.attend = self._attention("attend", channels, tokens)
+        self.norm_attend = self._norm("norm_attend", tokens)
+        self.project = layers.Dense(channels, dtype=self.dtype_policy, name="project")
+        self.project.build((memory_shape[0], None, memory_shape[-1]))
+        self.cross = self._attention("cross", channels, tokens)
+        self.norm_cross = self._norm("norm_cross", tokens)
+        self.feed_forward = self._feed_forward(channels, tokens)
+        self.norm_feed = self._norm("norm_feed", tokens)
+
+    def call(self, x, memory, training=None):
+        tokens = self._tokens(x + positions(x))
+        tokens = self._add(tokens, self.attend(tokens, tokens, training=training), self.norm_attend, training)
+        memory = self.project(self._tokens(memory))
+        tokens = self._add(tokens, self.cross(tokens, memory, training=training), self.norm_cross, training)
+        tokens = self._add(tokens, self.feed_forward(tokens), self.norm_feed, training)
+        return ops.reshape(tokens, ops.shape(x))
+
+    def compute_output_shape(self, x_shape, memory_shape):
+        return x_shape
+
+
+def positions(x):
+    """Sine and cosine positions of a map, (1, H, W, C): half of the channels for the row, half for the column.
+
+    Frequencies as in Vaswani et al. 2017, section 3.5; the dtype of `x`.
+    """
+    height, width, channels = ops.shape(x)[1], ops.shape(x)[2], x.shape[-1]
+    count = (channels + 3) // 4
+    frequencies = ops.exp(ops.arange(count, dtype="float32") * (-9.21 / count))
+
+    def waves(length):
+        angles = ops.expand_dims(ops.arange(length, dtype="float32"), -1) * frequencies
+        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+
+    rows = ops.broadcast_to(waves(height)[:, None], (height, width, 2 * count))
+    columns = ops.broadcast_to(waves(width)[None], (height, width, 2 * count))
+    grid = ops.concatenate([rows, columns], axis=-1)[None, ..., :channels]
+    return ops.cast(grid, x.dtype)

@@ -1,0 +1,217 @@
+"""What happens between epochs: the competition's score, the progress bar, the checkpoint that resume starts from."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from lib import runs
+from lib.console import Console, UserError
+from lib.files import replacing
+from lib.metrics import CLASSES, confusion_matrix, scores
+from lib.predict import BATCH, labels, predict_probabilities, probability_model
+
+SCORE = "mean_iou"
+_COLUMNS = {name: "iou_" + name.replace(" ", "_") for name in CLASSES[1:]}
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds the competition's score on the validation fold to the logs: `mean_iou`, `iou_soil`, ..., all float.
+
+    Args:
+        network: the model that is trained.
+        images, masks: (N, H, W) uint8, the untouched validation fold.
+        background: whether the prediction may answer background.
+    """
+
+    def __init__(self, network: keras.Model, images: np.ndarray, masks: np.ndarray, background: bool):
+        super().__init__()
+        self.images, self.masks, self.background = images, masks, background
+        self._probabilities = probability_model(network)
+
+    def scores(self) -> dict[str, object]:
+        """lib.metrics.scores of the network's present weights."""
+        confusion = np.zeros((len(CLASSES),) * 2, np.int64)
+        for start in range(0, len(self.images), BATCH):
+            part = slice(start, start + BATCH)
+            chances = predict_probabilities(self._probabilities, self.images[part])
+            confusion += confusion_matrix(self.masks[part], labels(chances, self.background))
+        return scores(confusion)
+
+    def on_epoch_end(self, epoch, logs):
+        result = self.scores()
+        logs[SCORE] = result["mean_iou"]
+        for name, column in _COLUMNS.items():
+            value = result["iou"][name]
+            logs[column] = float("nan") if value is None else value
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar per epoch with loss, score so far, rate and time left; then one line per epoch.
+
+    Args:
+        steps, batch_size: of an epoch, for the rate in tiles per second.
+    """
+
+    async_safe = True  # lets the GPU run ahead of the bar
+
+    def __init__(self, console: Console, epochs: int, steps: int, batch_size: int):
+        super().__init__()
+        self.console, self.epochs, self.steps, self.batch_size = console, epochs, steps, batch_size
+        self.best = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        title = f"epoch {epoch + 1}/{self.epochs}"
+        self._bar = self.console.progress(self.steps * self.batch_size, title, "tile")
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        score = {} if self.best is None else {"best": f"{self.best:.4f}"}
+        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False, **score)
+        self._bar.update(self.batch_size)
+
+    def on_epoch_end(self, epoch, logs):
+        """Comes before the validation: `seconds` and `tiles_per_second` are training alone."""
+        self._bar.close()
+        logs["seconds"] = time.perf_counter() - self._started
+        logs["tiles_per_second"] = self.steps * self.batch_size / logs["seconds"]
+
+
+class Report(keras.callbacks.Callback):
+    """The line that an epoch leaves in the console, once its score is known."""
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.progress = progress
+
+    def on_epoch_end(self, epoch, logs):
+        line = f"epoch {epoch + 1:3d}/{self.progress.epochs}  loss {logs['loss']:.4f}"
+        if SCORE in logs:
+            best = self.progress.best
+            mark = "*" if best is None or logs[SCORE] > best else " "
+            self.progress.best = logs[SCORE] if mark == "*" else best
+            line += f"  mean IoU {logs[SCORE]:.4f}{mark} (best {self.progress.best:.4f})"
+        self.progress.console.line(line + f"  {logs['tiles_per_second']:.0f} tiles/s  {logs['seconds']:.0f} s")
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the best weights, and everything that a resumed training needs to go on as if nothing had happened.
+
+    Best is the highest score; without a validation fold every epoch replaces the weights. The state is every variable
+    of model and optimizer (learning rate and dropout seeds among them), the counters of the schedule and of early
+    stopping, and the history. It is written after an epoch, the best weights before it: a process killed between the
+    two repeats the epoch and writes the same weights again. Writing the state is skipped while it would take more than
+    a tenth of the time since the last one.
+
+    Args:
+        folder: the run folder.
+        counters: callbacks by name whose counters belong to the state.
+    """
+
+    ATTRIBUTES = ("best", "wait", "cooldown_counter", "stopped_epoch", "best_epoch")
+
+    def __init__(self, folder: Path, counters: dict[str, keras.callbacks.Callback]):
+        super().__init__()
+        self.folder, self.counters = folder, counters
+        self.history: list[dict[str, float]] = []
+        self.best_epoch = -1
+        self._written, self._cost = 0.0, 0.0
+        self._saved_epoch = -1
+        self._restored: dict | None = None
+
+    def restore(self, model) -> int:
+        """Sets model and optimizer to the saved state and returns the next epoch; 0 where nothing is saved.
+
+        Raises UserError when the state is damaged or belongs to another network.
+        """
+        path = self.folder / runs.STATE
+        if not path.exists():
+            return 0
+        variables = _variables(model)
+        try:
+            with np.load(path) as arrays:
+                state = json.loads(str(arrays["state"]))
+                values = [arrays[f"v{number}"] for number in range(len(variables))]
+            if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables)):
+                raise ValueError("shapes differ")
+        except Exception as error:  # whatever zipfile, numpy and json say of a damaged file
+            raise UserError(f"{path}: cannot resume from it ({error}); delete {self.folder} and train again") from None
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        self.history, self.best_epoch, self._restored = state["history"], state["best_epoch"], state
+        self._saved_epoch = len(self.history) - 1
+        return len(self.history)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the restored training had been ended by early stopping."""
+        return bool(self._restored and self._restored["stopped"])
+
+    @property
+    def best(self) -> float | None:
+        """The best score so far; None before the first epoch and without a validation fold."""
+        return self.history[self.best_epoch].get(SCORE) if self.history else None
+
+    def on_train_begin(self, logs=None):
+        # Keras's callbacks reset themselves when training begins; this one comes last and puts them back.
+        if self._restored:
+            for name, callback in self.counters.items():
+                for attribute, value in self._restored["counters"][name].items():
+                    setattr(callback, attribute, value)
+        self._written = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs):
+        previous = self.best
+        self.history.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
+        if previous is None or logs[SCORE] > previous:
+            self.best_epoch = epoch
+            self._save_weights()
+        started = time.perf_counter()
+        if started - self._written >= 10 * self._cost or self.model.stop_training:
+            self.save()
+            self._written = time.perf_counter()
+            self._cost = self._written - started
+
+    def save(self) -> None:
+        """Writes state and history now, unless this epoch's are written already."""
+        if self._saved_epoch == len(self.history) - 1:
+            return
+        state = {
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "stopped": bool(self.model.stop_training),
+            "counters": {
+                name: {key: _plain(getattr(callback, key)) for key in self.ATTRIBUTES if hasattr(callback, key)}
+                for name, callback in self.counters.items()
+            },
+        }
+        arrays = {f"v{number}": np.asarray(variable.numpy()) for number, variable in enumerate(_variables(self.model))}
+        with replacing(self.folder / runs.STATE, "wb") as stream:
+            np.savez(stream, state=json.dumps(state), **arrays)
+        with replacing(self.folder / runs.HISTORY, newline="") as stream:
+            pd.DataFrame(self.history).to_csv(stream, index=False)
+        self._saved_epoch = len(self.history) - 1
+
+    def _save_weights(self) -> None:
+        path = self.folder / runs.WEIGHTS
+        partial = path.with_name("partial." + path.name)  # Keras wants the name to end in .weights.h5
+        try:
+            self.model.save_weights(partial, overwrite=True)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _variables(model) -> list:
+    """Every variable of model (seeds among them) and optimizer, in a fixed order."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else value

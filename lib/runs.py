@@ -1,0 +1,171 @@
+"""Run folders `runs/<experiment>/fold_<k>/`: what a training writes and every later step reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib.config import Config
+from lib.console import UserError
+from lib.files import replacing
+
+CONFIG, SPLIT, WEIGHTS, STATE = "config.json", "split.json", "best.weights.h5", "state.npz"
+HISTORY, METRICS, ENVIRONMENT = "history.csv", "metrics.json", "environment.json"
+VALIDATION = "validation.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which tiles a fold trains on and which it is validated on, as indices into the data file.
+
+    `fold` is None where the run trains on every clean tile; `validation` is empty then. `digest` names the data.
+    """
+
+    source: str
+    digest: str
+    fold: int | None
+    train: np.ndarray
+    validation: np.ndarray
+
+    @classmethod
+    def of(cls, dataset, config: Config, fold: int | None) -> "Split":
+        """The split of a lib.data.Dataset. Raises UserError for a fold that does not exist."""
+        from lib.data import stratified_folds
+
+        if fold is None:
+            return cls(dataset.source, dataset.digest, None, np.flatnonzero(~dataset.outliers), np.array([], np.int64))
+        if not 0 <= fold < config.folds:
+            raise UserError(f"--fold {fold}: there are folds 0 to {config.folds - 1}, all and none")
+        folds = stratified_folds(dataset.masks, dataset.outliers, config.folds, config.seed)
+        train, validation = np.flatnonzero((folds != fold) & (folds >= 0)), np.flatnonzero(folds == fold)
+        return cls(dataset.source, dataset.digest, fold, train, validation)
+
+    def to_json(self) -> str:
+        """Readable JSON."""
+        return json.dumps(
+            {
+                "data": {"source": self.source, "digest": self.digest},
+                "fold": self.fold,
+                "train": self.train.tolist(),
+                "validation": self.validation.tolist(),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Split":
+        """Reads `to_json`'s text."""
+        values = json.loads(text)
+        return cls(
+            values["data"]["source"],
+            values["data"]["digest"],
+            values["fold"],
+            np.array(values["train"], np.int64),
+            np.array(values["validation"], np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder with its config and split read."""
+
+    folder: Path
+    config: Config
+    split: Split
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Raises UserError when the folder is no run."""
+        try:
+            config = Config.from_json((folder / CONFIG).read_text(), str(folder / CONFIG))
+            return cls(folder, config, Split.from_json((folder / SPLIT).read_text()))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: missing, so {folder} is no run; train it again") from None
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{folder / SPLIT}: not readable ({error}); train the run again") from None
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return (self.folder / METRICS).exists()
+
+    def metrics(self) -> dict:
+        """metrics.json. Raises UserError when training has not ended."""
+        if not self.finished:
+            raise UserError(f"{self.folder}: training has not ended; go on with `python train.py ... --resume`")
+        return json.loads((self.folder / METRICS).read_text())
+
+    def history(self) -> list[dict[str, float]]:
+        """history.csv, a dict per epoch; empty before the first checkpoint."""
+        path = self.folder / HISTORY
+        if not path.exists():
+            return []
+        with open(path, newline="") as stream:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+
+    def build_model(self):
+        """The run's network with fresh weights."""
+        from lib.models import build_model
+
+        return build_model(self.config)
+
+    def weights(self, model) -> list[np.ndarray]:
+        """The best weights, in the order of `model.get_weights()`; `model` (from `build_model`) holds them afterwards.
+
+        Raises UserError when the file is missing, damaged, or does not fit the config.
+        """
+        path = self.folder / WEIGHTS
+        if not path.exists():
+            raise UserError(f"{path}: no weights yet; train the run first")
+        try:
+            model.load_weights(path)
+        except (ValueError, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError(f"{path}: does not fit {self.folder / CONFIG} ({reason}); train the run again") from None
+        return model.get_weights()
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes readable JSON, whole or not at all."""
+    with replacing(path) as stream:
+        json.dump(values, stream, indent=1, default=str)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(text)
+
+
+def fold_folder(runs: Path, experiment: str, fold: int | None) -> Path:
+    """Where the run of an experiment and fold lives; fold None is called fold_none."""
+    return runs / experiment / f"fold_{'none' if fold is None else fold}"
+
+
+def find_runs(names: Sequence[str], runs: Path) -> list[Run]:
+    """The finished runs named: run folders, or experiment folders (all their folds); the newest experiment if none.
+
+    A name is a path, or relative to `runs`. Raises UserError when there is none, or one is unfinished.
+    """
+    if not names:
+        done = sorted(runs.glob(f"*/fold_*/{METRICS}"), key=lambda path: path.stat().st_mtime)
+        if not done:
+            raise UserError(f"{runs}: no finished run in it; train one first: python train.py seventh")
+        names = [str(done[-1].parent.parent)]
+    found = []
+    for name in names:
+        folder = Path(name) if Path(name).is_dir() else runs / name
+        if (folder / CONFIG).exists():
+            folders = [folder]
+        else:
+            folders = sorted(path.parent for path in folder.glob(f"fold_*/{CONFIG}"))
+        if not folders:
+            raise UserError(f"{name}: no run there; name a folder such as {runs}/seventh or {runs}/seventh/fold_0")
+        found += [Run.open(path) for path in folders if path not in {run.folder for run in found}]
+    for run in found:
+        run.metrics()
+    return found

@@ -1,0 +1,239 @@
+"""The recipe: batches, optimizer, loss, schedule and early stopping of one fold (report, section 3.3)."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from lib import callbacks, runs
+from lib.augment import Augmenter, epoch_tiles
+from lib.config import Config
+from lib.console import Console, UserError
+from lib.losses import SegmentationLoss, class_weights
+from lib.metrics import confusion_matrix, mean_iou
+from lib.models import build_model
+from lib.runs import Run, Split
+
+AHEAD = 8  # batches that are augmented while the device trains
+THREADS = 2  # more only fight with TensorFlow's own on a small machine; numpy releases the lock in part
+
+
+class Batches:
+    """Augmented batches of one training fold, epoch after epoch.
+
+    Every epoch shows `steps * batch_size` tiles of `epoch_tiles`; the remainder, drawn anew each epoch, sits out, so
+    that all batches have one shape.
+
+    Args:
+        images, masks: (N, H, W) uint8, the training fold.
+    """
+
+    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config):
+        self.masks, self.config = masks, config
+        self.augmenter = Augmenter(images, masks, config)
+        shown = len(epoch_tiles(masks, config, 0)[0])
+        self.batch_size = min(config.batch_size, shown)
+        self.steps = shown // self.batch_size
+
+    def from_epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Endless batches (B, H, W) uint8 images and masks, from the first of `epoch` on."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            waiting = []
+            for arguments in self._order(epoch):
+                waiting.append(pool.submit(self.augmenter.batch, *arguments))
+                if len(waiting) > AHEAD:
+                    yield waiting.pop(0).result()
+
+    def _order(self, epoch: int) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+        while True:
+            indices, repeats = epoch_tiles(self.masks, self.config, epoch)
+            for step in range(self.steps):
+                part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+                yield indices[part], epoch, repeats[part]
+            epoch += 1
+
+
+@keras.saving.register_keras_serializable("mars")
+class SlowTransformers(keras.optimizers.AdamW):
+    """AdamW that gives the weights of transformer blocks a learning rate of their own.
+
+    Args:
+        transformer_rate: their learning rate as a share of the others'.
+    """
+
+    def __init__(self, *args, transformer_rate: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.transformer_rate = transformer_rate
+
+    def get_config(self):
+        return {**super().get_config(), "transformer_rate": self.transformer_rate}
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = self.transformer_rate if "transformer" in variable.path else 1.0
+        super().update_step(gradient, variable, learning_rate * rate)
+
+
+def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...]) -> None:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) and the config's loss with its class weights.
+
+    Biases and normalisation weights are not decayed. With float16 the loss is scaled dynamically.
+    """
+    settings = dict(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    if config.transformer_rate == 1.0:
+        optimizer = keras.optimizers.AdamW(**settings)
+    else:
+        optimizer = SlowTransformers(**settings, transformer_rate=config.transformer_rate)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    if config.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    loss = SegmentationLoss(config.cross_entropy, config.dice, config.focal, weights, config.ignore_background)
+    model.compile(optimizer, loss)
+    optimizer.build(model.trainable_variables)
+
+
+def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
+    """Makes the run folder, or opens the one to resume; never touches a run of another configuration or other data.
+
+    `epochs` may differ: a run may be resumed for longer.
+
+    Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
+    """
+    if not (folder / runs.CONFIG).exists() or not (folder / runs.SPLIT).exists():
+        runs.write_text(folder / runs.SPLIT, split.to_json())
+        runs.write_text(folder / runs.CONFIG, config.to_json())  # last: a folder with a config is a run
+        return Run(folder, config, split)
+    run = Run.open(folder)
+    changed = {name: value for name, value in config.differences(run.config).items() if name != "epochs"}
+    if changed:
+        pairs = ", ".join(f"{name}={getattr(run.config, name)} (asked: {value})" for name, value in changed.items())
+        raise UserError(f"{folder}: holds a run with {pairs}; choose another --runs folder or delete this one")
+    if run.split.digest != split.digest:
+        raise UserError(f"{folder}: holds a run on other data ({run.split.source}); choose another --runs folder")
+    longer = config.epochs > run.config.epochs
+    if not resume and (longer or not run.finished):
+        state = f"a run of {run.config.epochs} epochs" if run.finished else "an unfinished run"
+        raise UserError(f"{folder}: holds {state}; add --resume to go on, or delete it to start afresh")
+    if longer:
+        (folder / runs.METRICS).unlink(missing_ok=True)  # it is not finished any more
+        runs.write_text(folder / runs.CONFIG, config.to_json())
+        return Run(folder, config, run.split)
+    return run
+
+
+def train_fold(
+    run: Run,
+    dataset,
+    console: Console,
+    extra: tuple[keras.callbacks.Callback, ...] = (),
+) -> dict:
+    """Trains one run to its end, from its checkpoint if there is one, and writes metrics.json.
+
+    Args:
+        run: from `prepare`.
+        dataset: the lib.data.Dataset whose digest the split names.
+        extra: further Keras callbacks; they see the competition's score in the logs.
+
+    Returns:
+        The metrics, as written.
+
+    Raises:
+        UserError: when the fold cannot serve the config, or the checkpoint is damaged.
+        KeyboardInterrupt: on Ctrl-C; the run can be resumed.
+    """
+    config, split = run.config, run.split
+    images, masks = dataset.images[split.train], dataset.masks[split.train]
+    batches = Batches(images, masks, config)
+    model = build_model(config, *images.shape[1:])
+    compile_model(model, config, class_weights(config, masks))
+    console.facts(
+        fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
+        f"{len(split.validation)} to validate on",
+        device=devices(),
+        parameters=f"{model.count_params():,}",
+        run=run.folder,
+    )
+
+    progress = callbacks.Progress(console, config.epochs, batches.steps, batches.batch_size)
+    # Without a validation fold only the training loss can steer the schedule, and nothing can stop it early.
+    validated = len(split.validation) > 0
+    monitor, mode = (callbacks.SCORE, "max") if validated else ("loss", "min")
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        monitor, config.plateau_factor, config.plateau_patience, mode=mode, min_delta=0.0
+    )
+    counters: dict[str, keras.callbacks.Callback] = {"plateau": plateau}
+    validation = None
+    if validated:
+        counters["stopping"] = keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode=mode)
+        tiles = dataset.images[split.validation], dataset.masks[split.validation]
+        validation = callbacks.Validation(model, *tiles, config.predict_background)
+    checkpoint = callbacks.Checkpoint(run.folder, counters)
+    chain = [progress, *([validation] if validation else []), callbacks.Report(progress)]
+    chain += [*counters.values(), *extra, checkpoint]
+
+    metrics: dict[str, object] = {"parameters": model.count_params(), "config_hash": config.hash()}
+    if validation:
+        metrics["untrained_mean_iou"] = validation.scores()["mean_iou"]
+        metrics["constant_mean_iou"] = constant_score(masks, validation.masks)
+
+    first = checkpoint.restore(model)
+    progress.best = checkpoint.best
+    if first:
+        console.line(f"resumed after epoch {first}")
+    else:
+        runs.write_json(run.folder / runs.ENVIRONMENT, environment())
+    if first < config.epochs and not checkpoint.stopped:
+        model.fit(
+            batches.from_epoch(first),
+            steps_per_epoch=batches.steps,
+            initial_epoch=first,
+            epochs=config.epochs,
+            callbacks=chain,
+            verbose=0,
+        )
+        checkpoint.save()
+
+    metrics |= {
+        "epochs": len(checkpoint.history),
+        "best_epoch": checkpoint.best_epoch + 1,
+        "seconds": sum(row["seconds"] for row in checkpoint.history),
+    }
+    if validation:
+        run.weights(model)
+        metrics |= validation.scores()
+    runs.write_json(run.folder / runs.METRICS, metrics)
+    return metrics
+
+
+def constant_score(train_masks: np.ndarray, masks: np.ndarray) -> float:
+    """The score on `masks` of answering everywhere with the commonest labelled class of `train_masks`."""
+    commonest = np.bincount(train_masks.ravel(), minlength=2)[1:].argmax() + 1
+    return mean_iou(confusion_matrix(masks, np.full_like(masks, commonest)))
+
+
+def devices() -> str:
+    """What Keras computes on, in words: `tensorflow on cpu:0`."""
+    return f"{keras.backend.backend()} on {', '.join(keras.distribution.list_devices())}"
+
+
+def environment() -> dict[str, object]:
+    """Versions, backend, devices and the code's commit: what a result depends on besides config and data."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    backend = __import__(keras.backend.backend())
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "keras": keras.__version__,
+        keras.backend.backend(): backend.__version__,
+        "numpy": np.__version__,
+        "devices": keras.distribution.list_devices(),
+        "commit": commit.stdout.strip() or None,
+    }

@@ -1,0 +1,123 @@
+"""Trains one experiment on chosen folds and writes runs/<experiment>/fold_<k>/.
+
+    python train.py --list
+    python train.py seventh --tiny                       generated terrain, a laptop
+    python train.py seventh --data FILE --fold all       five folds of the competition's file
+    python train.py seventh --fold none --set epochs=70  every clean tile, for the last submission
+    python train.py seventh --resume                     after Ctrl-C, a crash or a full disk
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lib.config import Config
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.experiments import EXPERIMENTS, make_config
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    args = parse()
+    console = Console(args.quiet, args.json)
+    if args.list:
+        return list_experiments(console)
+    if args.experiment is None:
+        raise UserError("name an experiment, such as `python train.py seventh`; `--list` shows all")
+    config = make_config(args.experiment, args.tiny).override(args.set)
+    train(config, args, console)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="?", help="one of --list")
+    parser.add_argument("--list", action="store_true", help="show the experiments with their differences")
+    parser.add_argument("--data", metavar="FILE", help="npz file; default: the competition's, else generated terrain")
+    parser.add_argument("--fold", default="0", help="a fold's number, all, or none (train on every tile); default 0")
+    parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs: for a laptop")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config fields: see lib/config.py"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier training ended")
+    add_console_options(parser)
+    return parser.parse_args()
+
+
+def list_experiments(console: Console) -> None:
+    """Prints every experiment as its differences from the one before."""
+    for rung in EXPERIMENTS.values():
+        base = f"{rung.base} + " if rung.base else ""
+        changes = " ".join(f"{key}={_text(value)}" for key, value in rung.changes.items())
+        console.line(f"{rung.name:<20}{rung.summary}\n{'':<20}{base}{changes}")
+    console.result(experiments={rung.name: {"base": rung.base, **rung.changes} for rung in EXPERIMENTS.values()})
+
+
+def chosen_folds(text: str, config: Config) -> list[int | None]:
+    """`0`, `all` or `none` as fold numbers. Raises UserError for anything else."""
+    if text == "none":
+        return [None]
+    if text == "all":
+        return list(range(config.folds))
+    if not text.isdigit():
+        raise UserError(f"--fold {text}: a number, all or none")
+    return [int(text)]
+
+
+def train(config: Config, args: argparse.Namespace, console: Console) -> None:
+    """Trains the chosen folds one after the other and prints their scores."""
+    folds = chosen_folds(args.fold, config)
+    from lib import data
+
+    dataset = data.load(args.data)
+    console.facts(
+        experiment=f"{config.experiment} ({config.hash()})",
+        data=f"{dataset.source}: {len(dataset.images) - dataset.outliers.sum()} tiles, {dataset.outliers.sum()} outliers removed",
+    )
+    from lib.runs import Split, fold_folder
+    from lib.training import prepare, train_fold
+
+    splits = [Split.of(dataset, config, fold) for fold in folds]
+    runs = [prepare(fold_folder(args.runs, config.experiment, s.fold), config, s, args.resume) for s in splits]
+    results = []
+    for run in runs:
+        if run.finished:
+            console.line(f"{run.folder}: finished before; delete it to train it again")
+            results.append(run.metrics())
+        else:
+            results.append(train_fold(run, dataset, console))
+    report(runs, results, args, console)
+
+
+def report(runs: list, results: list[dict], args: argparse.Namespace, console: Console) -> None:
+    """The closing table and the next command."""
+    scored = [(run, result) for run, result in zip(runs, results) if "mean_iou" in result]
+    if scored:
+        console.line()
+        names = list(scored[0][1]["iou"])[1:]
+        rows = [
+            [run.folder.name, result["best_epoch"], _percent(result["mean_iou"])]
+            + [_percent(result["iou"][name]) for name in names]
+            + [_percent(result["untrained_mean_iou"]), _percent(result["constant_mean_iou"])]
+            for run, result in scored
+        ]
+        console.line("validation, intersection over union in percent")
+        console.table(["fold", "epoch", "mean IoU", *names, "untrained", "one class"], rows)
+    folder = runs[0].folder.parent
+    options = f" --data {args.data}" if args.data else ""
+    console.line(f"\nnext: python infer.py {folder} --tta{options}")
+    console.result(runs=[{"folder": run.folder, **result} for run, result in zip(runs, results)])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+if __name__ == "__main__":
+    run_main(main)
