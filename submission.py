@@ -4,6 +4,7 @@
     python submission.py runs/demo/masks.npz --out demo.csv --zip   any masks, any name, zipped (demo.csv.zip)
     python submission.py --check submission.csv --data FILE         any CSV or zip; as many tiles as FILE's test set
     python submission.py --score submission.csv --truth FILE        the competition's score against known labels
+    python submission.py --submit -m "seventh, 5 folds, tta"        masks.npz -> submission.csv.zip -> Kaggle -> its score
 """
 
 from __future__ import annotations
@@ -11,32 +12,23 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from pathlib import Path
 
 from lib import encoding
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import sha256
 from lib.metrics import scores
 
-COMPETITION = "an-2-dl-2024-2025-homework-2"
 TEST_TILES = 10_022
+JOURNAL = Path("submissions.csv")
 
 
 def encode(args: argparse.Namespace, console: Console) -> None:
     """Masks file -> submission file, checked as written."""
-    out = args.out or "submission.csv"
-    if args.zip and not out.endswith(".zip"):
-        out += ".zip"
     wanted = encoding.count_test_tiles(args.data) if args.data else None
-    masks = args.masks or "masks.npz"
-    with encoding.open_masks(masks) as reader:
-        if wanted not in (None, len(reader)):
-            other = f"{wanted:,} test tiles in {args.data}"
-            raise UserError(f"{masks}: {len(reader):,} masks, but {other}; run infer.py with that --data")
-        note = encoding.made_by(masks)
-        tiles = encoding.write(out, reader.blocks(), args.zip, args.allow_background, source=masks)
-    encoding.check(out, tiles, args.allow_background)
+    masks, out, tiles, note = _write(args, args.zip, wanted, args.data)
     size, digest = os.path.getsize(out), sha256(out)
-    following = _following(out, tiles, note)
+    following = _following(masks, out, tiles, note)
     console.facts(
         masks=masks,
         **_origin(note),
@@ -48,6 +40,33 @@ def encode(args: argparse.Namespace, console: Console) -> None:
         next=following,
     )
     console.result(masks=masks, made_by=note, path=out, rows=tiles, bytes=size, sha256=digest, next=following)
+
+
+def submit(args: argparse.Namespace, console: Console) -> None:
+    """Masks file -> checked zip file -> Kaggle -> its score and rank."""
+    if not args.message:
+        raise UserError('--submit: needs a description for Kaggle and the journal; add -m "TEXT"')
+    wanted = encoding.count_test_tiles(args.data) if args.data else TEST_TILES
+    _, out, _, note = _write(args, True, wanted, args.data or "the competition")
+    from lib import kaggle_submit
+    from lib.kaggle_client import Kaggle
+
+    kaggle_submit.submit(Kaggle(), Path(out), args.message, note, JOURNAL, console)
+
+
+def _write(args: argparse.Namespace, zipped: bool, wanted: int | None, data: str) -> tuple[str, str, int, dict]:
+    """Encodes and checks. Returns the masks file, the file written, its tiles and the masks' note; UserError if not `wanted`."""
+    masks, out = args.masks or "masks.npz", args.out or "submission.csv"
+    if zipped and not out.endswith(".zip"):
+        out += ".zip"
+    with encoding.open_masks(masks) as reader:
+        if wanted not in (None, len(reader)):
+            other = f"{wanted:,} test tiles in {data}"
+            raise UserError(f"{masks}: {len(reader):,} masks, but {other}; run infer.py with that --data")
+        note = encoding.made_by(masks)
+        tiles = encoding.write(out, reader.blocks(), zipped, args.allow_background, source=masks)
+    encoding.check(out, tiles, args.allow_background)
+    return masks, out, tiles, note
 
 
 def check(args: argparse.Namespace, console: Console) -> None:
@@ -88,10 +107,10 @@ def _origin(note: dict) -> dict[str, str]:
     return {"made_by": ", ".join(map(str, runs))} if isinstance(runs, list) and runs else {}
 
 
-def _following(out: str, tiles: int, note: dict) -> str:
-    """The command that comes next: upload a full submission, score any other."""
+def _following(masks: str, out: str, tiles: int, note: dict) -> str:
+    """The command that comes next: submit the full test set, score any other."""
     if tiles == TEST_TILES:
-        return f"kaggle competitions submit {COMPETITION} -f {shlex.quote(out)} -m MESSAGE"
+        return f"python submission.py {shlex.quote(masks)} --submit -m MESSAGE"
     data = note.get("data")
     source = str(data.get("source")) if isinstance(data, dict) else ""
     truth = shlex.quote(source) if os.path.isfile(source) else "FILE"
@@ -103,6 +122,7 @@ ACTIONS = {
     None: (encode, {"masks", "out", "zip", "data", "allow_background"}),
     "check": (check, {"data", "allow_background"}),
     "score": (score, {"truth"}),
+    "submit": (submit, {"masks", "out", "data", "allow_background", "message"}),
 }
 
 
@@ -114,6 +134,8 @@ def main() -> None:
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--check", metavar="FILE", help="check a submission file, plain or zipped, instead")
     other.add_argument("--score", metavar="FILE", help="score a submission file, plain or zipped, instead")
+    other.add_argument("--submit", action="store_const", const=True, help="write it zipped and submit it to Kaggle")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="with --submit: the submission's description")
     parser.add_argument("--data", metavar="FILE", help="with masks or --check: the npz whose test set it must match")
     parser.add_argument("--truth", metavar="FILE", help="with --score: an npz with test_masks, or else a training_set")
     parser.add_argument("--allow-background", action="store_true", help="accept predicted background (class 0)")
@@ -125,7 +147,8 @@ def main() -> None:
     for option in set().union(*(options for _, options in ACTIONS.values())) - reads:
         if getattr(args, option):
             spelled = option if option == "masks" else "--" + option.replace("_", "-")
-            raise UserError(f"{spelled}: not used {f'with --{name}' if name else 'without --score'}; leave it out")
+            owner = next(owner for owner, (_, options) in ACTIONS.items() if option in options)
+            raise UserError(f"{spelled}: not used {f'with --{name}' if name else f'without --{owner}'}; leave it out")
     action(args, Console(args.quiet, args.json))
 
 

@@ -54,7 +54,7 @@ def test_encodes_the_default_files(run, tmp_path):
 def test_full_test_set_is_to_be_uploaded_next(run, tmp_path):
     np.savez_compressed(tmp_path / "full.npz", masks=np.ones((10022, 64, 128), np.uint8))
     process = run("full.npz", "--zip", "--out", "full")
-    assert "kaggle competitions submit an-2-dl-2024-2025-homework-2 -f full.zip -m MESSAGE" in process.stdout
+    assert "python submission.py full.npz --submit -m MESSAGE" in process.stdout
     assert "10,022" in run("--check", "full.zip").stdout
 
 

@@ -1,0 +1,77 @@
+"""The competition's data, fetched with the Kaggle client: `python -m lib.download`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.files import replacing, sha256
+from lib.kaggle_client import Kaggle
+
+NAME = "mars_for_students.npz"
+SIZE = 75_001_810
+SHA256 = "70498488de0e67d414c4b8f983e6d5f342761a02690db42dee6c006262ef7f09"
+
+
+def download(kaggle: Kaggle, path: Path, quiet: bool) -> None:
+    """Fetches the competition's archive, takes the data file out of it and writes it to `path`.
+
+    A download that is cut off goes on where it was at the next call. Raises UserError where Kaggle refuses, and where the
+    file has not the known size and SHA-256; `path` is then left as it was.
+    """
+    folder = path.with_name(path.name + ".download")  # kept when the line breaks, so that the client can go on
+    archive = kaggle.download(folder, quiet)
+    try:
+        _extract(archive, path)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _extract(archive: Path, path: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as members:
+            # A data file that came bare is an archive itself, of arrays
+            found = [name for name in members.namelist() if Path(name).name == NAME]
+            with members.open(found[0]) if found else open(archive, "rb") as source:
+                _copy(source, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{archive.name}: not a whole archive ({error}); run the download again") from None
+
+
+def _copy(source, path: Path) -> None:
+    digest = hashlib.sha256()
+    with replacing(path, "wb") as target:
+        while block := source.read(1 << 20):
+            target.write(block)
+            digest.update(block)
+        if target.tell() != SIZE or digest.hexdigest() != SHA256:
+            raise UserError(
+                f"{NAME}: {target.tell():,} bytes with SHA-256 {digest.hexdigest()[:12]} came, not {SIZE:,} with {SHA256[:12]}; "
+                "the competition's file has changed or was damaged: run the download again"
+            )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.download", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("data") / NAME, help="where to write it (default: %(default)s)")
+    add_console_options(parser)
+    args = parser.parse_args()
+    console = Console(args.quiet, args.json)
+    if args.out.exists():
+        if sha256(args.out) != SHA256:
+            raise UserError(f"{args.out}: is there and is not the competition's file; move it away or choose another --out")
+        console.line(f"{args.out} is there already")
+    else:
+        download(Kaggle(), args.out, console.silent)
+        console.line(f"{args.out}: {SIZE:,} bytes, SHA-256 as known")
+    console.result(path=str(args.out), sha256=SHA256)
+
+
+if __name__ == "__main__":
+    run_main(main)
