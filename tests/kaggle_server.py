@@ -1,0 +1,235 @@
+"""A small Kaggle on 127.0.0.1 for the real client: one account, one competition, kernels; it keeps state.
+
+    with KaggleServer() as server:
+        subprocess.run([...], env=server.environment)
+
+What the client asks is in `server.calls`. `server.faults[METHOD]` holds answers to give instead, one per call.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+USER, KEY, TOKEN = "tester", "key-that-nobody-may-see", "token-that-nobody-may-see"
+PAGE = 3  # files in a page of kernel output
+
+
+@dataclass
+class Session:
+    """A kernel's run as a test scripts it: `states`, one per question, the last for ever; its log; its output."""
+
+    states: list[str] = field(default_factory=lambda: ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"])
+    lines: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    message: str = ""
+
+    def state(self) -> str:
+        """What the next question is answered with."""
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def log(self) -> list[str]:
+        """Lines printed so far."""
+        return self.lines
+
+    def output(self) -> dict[str, bytes]:
+        """Files by name."""
+        return self.files
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An answer other than the right one. `cut` sends half of a file and hangs up."""
+
+    status: int = 200
+    message: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+
+
+class KaggleServer:
+    """The state, and the server around it."""
+
+    def __init__(self, start: Callable[[dict], Session] = lambda request: Session()):
+        self.start = start  # what a pushed kernel does
+        self.calls: list[tuple[str, dict]] = []
+        self.faults: dict[str, deque[Fault]] = defaultdict(deque)
+        self.answers: dict[str, dict] = {}  # by method, instead of the right one
+        self.sessions: dict[str, Session] = {}
+        self.versions: dict[str, int] = defaultdict(int)
+        self.archive = b""  # the competition's data
+        self.uploads: dict[str, bytes] = {}
+        self.submissions: list[dict] = []
+        self.allowed = 4
+        self.score = "0.69913"
+        self.polls_until_scored = 3
+        self.board = [f"{0.8 - place / 1000:.5f}" for place in range(250)]
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"kaggle": self}))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "KaggleServer":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def environment(self, home) -> dict[str, str]:
+        """Environment of a signed-in process whose every request, to whatever host, comes here. `home` is empty."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
+        return kept | {
+            "HOME": str(home),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "KAGGLE_USERNAME": USER,
+            "KAGGLE_KEY": KEY,
+            "http_proxy": self.url,
+            "https_proxy": self.url,
+        }
+
+    def count(self, method: str) -> int:
+        """How often a method was called."""
+        return sum(name == method for name, _ in self.calls)
+
+    # One method for each that the client calls, by Kaggle's own names
+
+    def SaveKernel(self, request: dict) -> dict:
+        slug = request["slug"].split("/")[1]
+        self.versions[slug] += 1
+        self.sessions[slug] = self.start(request)
+        return {"url": f"https://www.kaggle.com/code/{request['slug']}", "versionNumber": self.versions[slug]}
+
+    def GetKernelSessionStatus(self, request: dict) -> dict:
+        session = self.sessions[request["kernelSlug"]]
+        state = session.state()
+        return {"status": state} | ({"failureMessage": session.message} if state == "ERROR" else {})
+
+    def ListKernelSessionOutput(self, request: dict) -> dict:
+        slug = request["kernelSlug"]
+        session = self.sessions[slug]
+        first = int(request.get("pageToken") or 0)
+        names = sorted(session.output())
+        files = [{"fileName": name, "url": f"{self.url}/output/{slug}/{name}"} for name in names[first : first + PAGE]]
+        events = [{"stream_name": "stdout", "time": n, "data": line + "\n"} for n, line in enumerate(session.log())]
+        more = {"nextPageToken": str(first + PAGE)} if first + PAGE < len(names) else {}
+        return {"files": files, "log": json.dumps(events)} | more
+
+    def DownloadDataFiles(self, request: dict) -> str:
+        return f"{self.url}/archive/{request['competitionName']}.zip"
+
+    def GetSubmissionLimits(self, request: dict) -> dict:
+        done = len(self.submissions)
+        return {"numToday": done, "numTotal": done, "numAllowedNow": max(0, self.allowed - done)}
+
+    def StartSubmissionUpload(self, request: dict) -> dict:
+        token = f"token{len(self.uploads)}"
+        return {"token": token, "createUrl": f"{self.url}/upload/{token}"}
+
+    def CreateSubmission(self, request: dict) -> dict:
+        ref = 1000 + len(self.submissions)
+        self.submissions.append({"ref": ref, "polls": 0, "file": self.uploads[request["blobFileTokens"]], **request})
+        return {"message": "Successfully submitted", "ref": ref}
+
+    def ListSubmissions(self, request: dict) -> dict:
+        listed = []
+        for submission in self.submissions:
+            submission["polls"] += 1
+            done = submission["polls"] >= self.polls_until_scored
+            entry = {"ref": submission["ref"], "status": "COMPLETE" if done else "PENDING", "date": "2026-01-01T00:00:00Z"}
+            if done:
+                entry |= {"publicScore": self.score} if self.score else {"status": "ERROR", "errorDescription": "bad ids"}
+            listed.append(entry)
+        return {"submissions": listed}
+
+    def GetLeaderboard(self, request: dict) -> dict:
+        first, size = int(request.get("pageToken") or 0), request["pageSize"]
+        teams = [{"teamId": n, "teamName": f"team {n}", "score": score} for n, score in enumerate(self.board)]
+        more = {"nextPageToken": str(first + size)} if first + size < len(teams) else {}
+        return {"submissions": teams[first : first + size]} | more
+
+    def IntrospectToken(self, request: dict) -> dict:
+        return {"active": True, "username": USER} if request["token"] == TOKEN else {"active": False}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Speaks HTTP, as an origin and as a proxy; `kaggle` is the server's state."""
+
+    kaggle: KaggleServer
+
+    def do_POST(self) -> None:
+        """A method call."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        method = self._path().rpartition("/")[2]
+        request = json.loads(body)
+        self.kaggle.calls.append((method, request))
+        if method != "IntrospectToken" and self.headers["Authorization"] not in _SIGNED:
+            return self._fail(Fault(401, "Unauthenticated"))
+        if self.kaggle.faults[method]:
+            return self._fail(self.kaggle.faults[method].popleft())
+        answer = self.kaggle.answers.get(method) or getattr(self.kaggle, method)(request)
+        if isinstance(answer, str):
+            return self._send(302, b"", {"Location": answer})
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def do_GET(self) -> None:
+        """A file, or the log of a running kernel as a stream of events."""
+        kind, _, name = self._path().lstrip("/").partition("/")
+        if stream := re.fullmatch(r"/api/v1/kernels/logs/stream/[^/]+/([^/]+)", self._path()):
+            events = "".join(f"data: {json.dumps({'data': line})}\n\n" for line in self.kaggle.sessions[stream[1]].log())
+            return self._send(200, events.encode(), {"Content-Type": "text/event-stream"})
+        self.kaggle.calls.append(("GET", {"name": name, "range": self.headers["Range"]}))
+        if kind == "output":
+            slug, _, file = name.partition("/")
+            return self._send_file(self.kaggle.sessions[slug].output()[file])
+        self._send_file(self.kaggle.archive)
+
+    def do_PUT(self) -> None:
+        """The upload of a submission."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.kaggle.calls.append(("PUT", {}))
+        if self.kaggle.faults["PUT"]:
+            return self._fail(self.kaggle.faults["PUT"].popleft())
+        self.kaggle.uploads[self._path().rpartition("/")[2]] = body
+        self._send(200, b"")
+
+    def do_CONNECT(self) -> None:
+        """Nothing leaves this machine."""
+        self.kaggle.calls.append(("CONNECT", {"host": self.path}))
+        self._send(502, b"")
+
+    def log_message(self, *_) -> None:
+        """Keeps quiet."""
+
+    def _path(self) -> str:
+        return unquote(urlsplit(self.path).path)
+
+    def _send_file(self, content: bytes) -> None:
+        first = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
+        fault = self.kaggle.faults["GET"].popleft() if self.kaggle.faults["GET"] else Fault()
+        headers = {"Accept-Ranges": "bytes", "ETag": '"1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        self._send(206 if first else 200, content[first:], headers, sent=len(content) // 2 if fault.cut else None)
+
+    def _fail(self, fault: Fault) -> None:
+        body = json.dumps({"code": fault.status, "message": fault.message}).encode()
+        self._send(fault.status, body, {"Content-Type": "application/json", **fault.headers})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] = {}, sent: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:sent])
+        self.close_connection = True
+
+
+_SIGNED = ("Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode(), f"Bearer {TOKEN}")
