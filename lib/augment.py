@@ -1,68 +1,91 @@
-"""Training tiles: augmented images with their masks, each drawn from (seed, epoch, tile, repeat) alone."""
+"""Training tiles: augmented images with their masks, each drawn from (seed, epoch, tile, repeat) alone.
+
+    python -m lib.augment --draw augmentation.png [--data FILE]
+"""
 
 from __future__ import annotations
+
+import argparse
 
 import numpy as np
 
 from lib.config import Config
-from lib.console import UserError
-from lib.cutouts import Cutout, choose_place, cut_out, paste
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.cutouts import BIG_ROCK, Composer, cut_out, paste_rocks
 from lib.metrics import CLASSES
-from lib.views import OPERATIONS, apply_view, invert_view  # noqa: F401  (the table serves training and test time)
+from lib.views import OPERATIONS
 
-BIG_ROCK = CLASSES.index("big rock")
-PASTED = (3, 5)  # rocks pasted on a tile (report, section 3.1)
-ROCK_SHARE = 1 / 8  # of a tile that pasted rocks may cover together; large ones are fewer
+# What --draw shows: the config fields that each approach sets, all others off
+APPROACHES: dict[str, dict[str, object]] = {
+    "flip and two-dimensional shift": dict(flip=0.5, shift_down=32, shift_across=64),
+    "copy-paste": dict(copy_paste=1.0),
+    "copy-paste in place": dict(copy_paste=1.0, paste_in_place=True),
+    "general": dict(general=1.0),
+    "RandAugment": dict(randaugment=1.0),
+    "compositional synthesis": dict(synthesis=1.0),
+}
+NOTHING = dict(
+    flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0
+)
 
 
 class Augmenter:
     """Draws augmented tiles of one training fold.
 
     Args:
-        images, masks: (N, 64, 128) uint8, the training fold ONLY: cutouts are taken from it. Never changed.
-        config: which augmentations, how strong, and the seed.
+        images, masks: (N, H, W) uint8, the training fold ONLY: cutouts are taken from it. Never changed.
+        config: which augmentations, how often, and the seed.
 
     Raises:
-        UserError: when the config asks for rocks and no tile of the fold shows one.
+        UserError: when the config asks for rocks and the fold has none, or for keras-cv and it is missing.
     """
 
     def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config):
         self.images, self.masks, self.config = images, masks, config
-        self.rocks: list[Cutout] = cut_out(images, masks, BIG_ROCK) if config.copy_paste else []
+        for name in ("copy_paste", "general", "randaugment", "synthesis"):
+            if getattr(config, name) and not (masks == BIG_ROCK).any():
+                raise UserError(f"{name}: no tile of the training fold shows big rock; set {name}=0")
+        self.rocks = cut_out(images, masks, BIG_ROCK) if config.copy_paste else []
         if config.copy_paste and not self.rocks:
-            raise UserError("copy_paste: no tile of this training fold shows big rock; set copy_paste=0")
+            raise UserError("copy_paste: the training fold shows no big rock worth pasting; set copy_paste=0")
+        self.composer = Composer(images, masks) if config.synthesis else None
+        if config.general or config.randaugment:
+            from lib.general import General
+
+            general = General()
+            pixels = np.bincount(masks.ravel(), minlength=len(CLASSES))
+            rarest = 1 + int(pixels[1:].argmin())
+            self.rare = (masks == rarest).any(axis=(1, 2))
+            self.general = ((config.general, general.transform), (config.randaugment, general.randaugment))
+        else:
+            self.general = ()
 
     def __call__(self, index: int, epoch: int, repeat: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Image and mask (H, W) uint8 of tile `index` as this epoch shows it for the `repeat`-th time."""
+        """Image and mask (H, W) uint8 of tile `index` as this epoch shows it for the `repeat`-th time, from 0."""
         images, masks = self.batch([index], epoch, [repeat])
         return images[0], masks[0]
 
     def batch(self, indices, epoch: int, repeats) -> tuple[np.ndarray, np.ndarray]:
-        """Images and masks (B, H, W) uint8: row by row what a call for each tile gives."""
+        """Images and masks (B, H, W) uint8 of tiles `indices` (B,): row by row what a call for each gives."""
         indices = np.asarray(indices)
         images, masks = self.images[indices], self.masks[indices]
-        generators = [generator(self.config.seed, epoch, int(i), int(r)) for i, r in zip(indices, repeats)]
-        for image, mask, rng in zip(images, masks, generators):
-            self._paste_rocks(image, mask, rng)
+        rngs = [generator(self.config.seed, epoch, int(i), int(r)) for i, r in zip(indices, repeats)]
+        for share, operation in self.general:
+            rows = np.flatnonzero(self.rare[indices] & (np.array([rng.random() for rng in rngs]) < share))
+            if len(rows):
+                images[rows], masks[rows] = operation(images[rows], masks[rows], [rngs[row] for row in rows])
+        for image, mask, rng in zip(images, masks, rngs):
+            self._paste(image, mask, rng)
             self._move(image, mask, rng)
         return images, masks
 
-    def _paste_rocks(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
-        if rng.random() >= self.config.copy_paste:
-            return
-        room = ROCK_SHARE * mask.size
-        wanted = rng.integers(PASTED[0], PASTED[1] + 1)
-        for number, choice in enumerate(rng.integers(len(self.rocks), size=wanted)):
-            rock = self.rocks[choice]
-            room -= rock.area
-            if number and room < 0:
-                break
-            in_place = self.config.paste_in_place
-            top, left = (rock.top, rock.left) if in_place else choose_place(rock, mask.shape, rng)
-            paste(image, mask, rock, top, left)
+    def _paste(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
+        if rng.random() < self.config.synthesis:
+            self.composer.compose(image, mask, rng)
+        if rng.random() < self.config.copy_paste:
+            paste_rocks(image, mask, self.rocks, self.config.paste_in_place, rng)
 
     def _move(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
-        """Random flip and two-dimensional shift."""
         down, across = self.config.shift_down, self.config.shift_across
         pair = np.stack([image, mask])
         if rng.random() < self.config.flip:
@@ -92,3 +115,52 @@ def epoch_tiles(masks: np.ndarray, config: Config, epoch: int) -> tuple[np.ndarr
 def generator(seed: int, *key: int) -> np.random.Generator:
     """A random stream of its own for each key: (epoch,) or (epoch, tile, repeat)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> None:
+    """Writes a PNG: tiles and masks before and after each of APPROACHES, two tiles each.
+
+    Args:
+        images, masks: (N, H, W) uint8. Approaches for tiles with big rock show such tiles, the others any.
+
+    Raises:
+        UserError: as `Augmenter`.
+    """
+    from lib.figures import colour_mask, tile_grid
+
+    rng = generator(seed)
+    rocky = (masks == BIG_ROCK).mean(axis=(1, 2)) > 0.01
+    labelled = (masks > 0).mean(axis=(1, 2)) > 0.8
+    rows, names = [], []
+    for name, fields in APPROACHES.items():
+        augmenter = Augmenter(images, masks, Config(**{**NOTHING, **fields}, seed=seed))
+        suited = np.flatnonzero(rocky if augmenter.general else labelled)
+        for index in rng.choice(suited, size=2, replace=False):
+            image, mask = augmenter(index, epoch=0)
+            rows.append([images[index], colour_mask(masks[index]), image, colour_mask(mask)])
+            names.append(name)
+    tile_grid(path, rows, ("tile", "mask", "tile after", "mask after"), names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.augment", description="Draws what each augmentation makes of some tiles."
+    )
+    parser.add_argument("--draw", metavar="PNG", required=True, help="picture to write: before and after")
+    parser.add_argument("--data", metavar="FILE", help="npz with training_set; default: as train.py finds it")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other tiles")
+    add_console_options(parser)
+    args = parser.parse_args()
+    console = Console(args.quiet, args.json)
+
+    from lib.data import load
+
+    data = load(args.data)
+    clean = ~data.outliers
+    draw(args.draw, data.images[clean], data.masks[clean], args.seed)
+    console.facts(data=data.source, tiles=int(clean.sum()), picture=args.draw)
+    console.result(data=data.source, picture=args.draw)
+
+
+if __name__ == "__main__":
+    run_main(main)

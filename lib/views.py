@@ -37,18 +37,20 @@ def _vflip(tiles: np.ndarray) -> np.ndarray:
     return tiles[:, ::-1]
 
 
-def _mirrored(size: int, shift: int) -> np.ndarray:
-    """(size,) the pixel that lands at each place after a shift; beyond the edge the line is mirrored."""
-    source = np.arange(size) - shift
-    source = np.where(source < 0, -1 - source, source)
-    return np.where(source >= size, 2 * size - 1 - source, source)
+@lru_cache(maxsize=None)
+def _mirrored(size: int) -> np.ndarray:
+    """(3 * size,) a line of pixels 0..size-1 between its two mirror images."""
+    line = np.arange(size)
+    return np.concatenate([line[::-1], line, line[::-1]])
 
 
 def _shift(tiles: np.ndarray, down: int, across: int) -> np.ndarray:
     # Mirrored, image and mask alike, so that every pixel keeps an honest label whether or not the loss ignores
     # class 0, and no artificial black border is learnt. Mirrored pixels never vote at test time: see _unshift.
     height, width = tiles.shape[1:3]
-    return tiles.take(_mirrored(height, down), axis=1).take(_mirrored(width, across), axis=2)
+    rows = _mirrored(height)[height - down : 2 * height - down]
+    columns = _mirrored(width)[width - across : 2 * width - across]
+    return tiles.take(rows, axis=1).take(columns, axis=2)
 
 
 def _unshift(maps: np.ndarray, down: int, across: int) -> np.ndarray:

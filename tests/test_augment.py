@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.augment import Augmenter, epoch_tiles
+from lib.augment import APPROACHES, Augmenter, draw, epoch_tiles
 from lib.config import Config
 from lib.console import UserError
 
@@ -57,10 +57,76 @@ def test_a_batch_equals_single_calls(fold):
         np.testing.assert_array_equal((images[row], masks[row]), augmenter(index, 2, repeat))
 
 
-def test_a_fold_without_rock_cannot_paste_any(fold):
+@pytest.mark.parametrize("field", ("copy_paste", "general", "randaugment", "synthesis"))
+def test_a_fold_without_rock_is_named(fold, field):
     images, masks = fold
-    with pytest.raises(UserError, match="copy_paste: no tile"):
-        Augmenter(images[4:], masks[4:], Config())
+    with pytest.raises(UserError, match=f"^{field}: no tile of the training fold shows big rock; set {field}=0$"):
+        Augmenter(images[4:], masks[4:], PLAIN.replace(**{field: 0.5}))
+
+
+def everything(augmenter, epochs=1):
+    """Images and masks of all 40 tiles over some epochs."""
+    drawn = [augmenter.batch(np.arange(40), epoch, np.zeros(40, int)) for epoch in range(epochs)]
+    return tuple(np.concatenate(layers) for layers in zip(*drawn))
+
+
+def test_flip_is_the_share_of_mirrored_tiles(fold):
+    images, masks = fold
+    changed, _ = everything(Augmenter(images, masks, PLAIN.replace(flip=0.25)), epochs=10)
+    mirrored = (changed == np.tile(images[:, :, ::-1], (10, 1, 1))).all(axis=(1, 2))
+    same = (changed == np.tile(images, (10, 1, 1))).all(axis=(1, 2))
+    assert (mirrored | same).all() and 0.18 < mirrored.mean() < 0.32
+
+
+@pytest.mark.parametrize("field, axis, most", (("shift_down", 0, 5), ("shift_across", 1, 9)))
+def test_shifts_reach_their_bounds_on_their_own_axis_only(field, axis, most):
+    ramp = np.broadcast_to(np.arange(64)[:, None] if axis == 0 else np.arange(128), (40, 64, 128)).astype(np.uint8)
+    changed, _ = everything(Augmenter(ramp, ramp % 4, PLAIN.replace(**{field: most})), epochs=10)
+    shifts = ramp[0, 32, 64].astype(int) - changed[:, 32, 64]
+    assert sorted(set(shifts)) == list(range(-most, most + 1))
+    across = changed.std(axis=2 - axis)
+    assert not across.any()
+
+
+@pytest.mark.parametrize("field", ("copy_paste", "synthesis"))
+def test_a_share_of_the_tiles_is_pasted_on(field):
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(90, 110, (40, 64, 128), np.uint8), np.full((40, 64, 128), 2, np.uint8)
+    masks[0, 20:30, 30:40] = 4
+    changed, labels = everything(Augmenter(images, masks, PLAIN.replace(**{field: 0.3})), epochs=10)
+    pasted = (labels != np.tile(masks, (10, 1, 1))).any(axis=(1, 2))
+    assert 0.22 < pasted.mean() < 0.38
+    np.testing.assert_array_equal(changed[~pasted], np.tile(images, (10, 1, 1))[~pasted])
+
+
+def test_paste_in_place_keeps_the_place(fold):
+    images, masks = fold
+    places = {}
+    for in_place in (True, False):
+        _, labels = everything(Augmenter(images, masks, PLAIN.replace(copy_paste=1.0, paste_in_place=in_place)))
+        places[in_place] = (labels == 4).any(axis=0)
+    np.testing.assert_array_equal(places[True], (masks == 4).any(axis=0))
+    assert places[False].sum() > 10 * places[True].sum()
+
+
+def test_pasted_rocks_come_from_the_fold_alone(fold):
+    images, masks = fold
+    images = images.copy()
+    images[:] = 100 + np.arange(40, dtype=np.uint8)[:, None, None]  # the grey level tells the tile
+    images[masks == 4] += 100
+    part = np.s_[2:]  # tiles 0 and 1 belong to the validation fold
+    augmenter = Augmenter(images[part], masks[part], PLAIN.replace(copy_paste=1.0))
+    assert {rock.tile for rock in augmenter.rocks} == {0, 1}
+    assert {int(rock.patch.max()) for rock in augmenter.rocks} == {202, 203}
+
+
+def test_all_together_keep_shape_type_labels_and_the_fold(fold):
+    images, masks = (layer.copy() for layer in fold)
+    config = Config(flip=0.5, copy_paste=1.0, synthesis=1.0)
+    changed, labels = everything(Augmenter(images, masks, config))
+    assert changed.shape == labels.shape == (40, 64, 128) and changed.dtype == labels.dtype == np.uint8
+    assert labels.max() == 4
+    np.testing.assert_array_equal((images, masks), fold)
 
 
 def test_oversample_repeats_tiles_with_rock(fold):
@@ -76,3 +142,16 @@ def test_epochs_are_shuffled_differently_but_repeatably(fold):
     first, again, later = (epoch_tiles(masks, Config(), epoch)[0].tolist() for epoch in (1, 1, 2))
     assert first == again != later
     assert sorted(first) == sorted(later) != first
+
+
+def test_the_picture_shows_every_approach(fold, tmp_path, monkeypatch):
+    from lib import figures
+
+    drawn = []
+    monkeypatch.setattr(figures, "tile_grid", lambda path, *panels: drawn.append(panels))
+    draw(tmp_path / "picture.png", *fold)
+    rows, columns, names = drawn[0]
+    assert names[::2] == names[1::2] == list(APPROACHES)
+    assert all(len(row) == len(columns) for row in rows)
+    changed = [not np.array_equal(before, after) for before, _, after, _ in rows]
+    assert all(one or other for one, other in zip(changed[::2], changed[1::2]))
