@@ -26,8 +26,8 @@ def build_model(config: Config, height: int | None = 64, width: int | None = 128
     keras.utils.set_random_seed(config.seed)
     policy = keras.dtype_policies.get(config.precision)
     tiles = keras.Input((height, width), name="tiles")
-    # Mean and spread of Mars tiles are near 128 and 64; fixed, so that nothing has to be fitted or shipped.
-    features = layers.Rescaling(1 / 64, offset=-2, dtype=policy, name="scaling")(tiles[..., None])
+    # Mars tiles have a mean near 64 and a spread near 32; fixed, so that nothing has to be fitted or shipped.
+    features = layers.Rescaling(1 / 32, offset=-2, dtype=policy, name="scaling")(tiles[..., None])
     earlier_skips: list = [None] * config.depth
     for number in range(1, config.nesting + 1):
         features, earlier_skips = _unet(features, earlier_skips, config, number, policy)

@@ -1,0 +1,277 @@
+"""The competition's file: read as uint8 while it streams, checked, cleaned of outliers, split into folds.
+
+    python -m lib.data FILE                        what is in it
+    python -m lib.data FILE --json                 the same for scripts
+    python -m lib.data FILE --picture audit.png    the same to look at
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib import npz
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.metrics import CLASSES
+
+HEIGHT, WIDTH = 64, 128
+NAME = "mars_for_students.npz"
+MUCH_ROCK = 0.1  # share of a tile's pixels from which on big rock is a stratum of its own
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training tiles with masks, and test tiles, all uint8.
+
+    `images`, `masks` (N, 64, 128); `outliers` (N,) bool: tiles to leave out; `test` (M, 64, 128); `test_masks` (M, 64, 128)
+    where they are known, else None; `digest`: hex SHA-256 of images and masks; `source`: where it is from, in words.
+    N or M is 0 where the file has no such array.
+    """
+
+    source: str
+    images: np.ndarray
+    masks: np.ndarray
+    outliers: np.ndarray
+    test: np.ndarray
+    test_masks: np.ndarray | None
+    digest: str
+
+
+def load(path: str | None = None) -> Dataset:
+    """Reads a data file, or the default: the competition's file where it lies, else generated terrain.
+
+    Args:
+        path: an npz file with `training_set` (N, 2, 64, 128), `test_set` (M, 64, 128) or both, of any real dtype.
+
+    Raises:
+        UserError: naming the file, the array and what is wrong with it.
+    """
+    if path is None and (path := default_file()) is None:
+        from lib import terrain
+
+        return _dataset("generated terrain (seed 0)", **terrain.generate())
+    with_name = [name for name in ("training_set", "test_set") if name in npz.keys(path)]
+    if not with_name:
+        raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(npz.keys(path)) or 'nothing'}")
+    arrays = {name: _read(path, name) for name in with_name}
+    if "test_masks" in npz.keys(path):
+        arrays["test_masks"] = _read(path, "test_masks")
+    return _dataset(str(path), **arrays)
+
+
+def default_file() -> str | None:
+    """data/mars_for_students.npz, or the file of that name anywhere under /kaggle/input; None where there is neither."""
+    here = Path("data") / NAME
+    found = [here] if here.is_file() else sorted(Path("/kaggle/input").rglob(NAME))
+    return str(found[0]) if found else None
+
+
+def _dataset(source: str, training_set=None, test_set=None, test_masks=None) -> Dataset:
+    nothing = np.zeros((0, HEIGHT, WIDTH), np.uint8)
+    images, masks = (nothing, nothing) if training_set is None else (training_set[:, 0], training_set[:, 1])
+    digest = hashlib.sha256()
+    for tile in (*images, *masks):
+        digest.update(tile.tobytes())
+    return Dataset(
+        source=source,
+        images=images,
+        masks=masks,
+        outliers=find_outliers(images, masks),
+        test=nothing if test_set is None else test_set,
+        test_masks=test_masks,
+        digest=digest.hexdigest(),
+    )
+
+
+# What an array must look like: its shape after the first axis, and the largest value of each of its layers.
+_SHAPES = {
+    "training_set": ((2, HEIGHT, WIDTH), (255, len(CLASSES) - 1)),
+    "test_set": ((HEIGHT, WIDTH), (255,)),
+    "test_masks": ((HEIGHT, WIDTH), (len(CLASSES) - 1,)),
+}
+
+
+def _read(path: str, name: str) -> np.ndarray:
+    """The whole array, converted to uint8 a block at a time."""
+    with npz.ArrayReader(path, name) as reader:
+        tiles = np.empty((len(reader), *_SHAPES[name][0]), np.uint8)
+        done = 0
+        for block in _checked(reader, name):
+            tiles[done : done + len(block)] = block
+            done += len(block)
+    return tiles
+
+
+def read_test(path: str) -> Iterator[np.ndarray]:
+    """The test tiles of a file in blocks (<= 128, 64, 128) uint8, without holding them all. Raises UserError as `load`."""
+    with npz.ArrayReader(path, "test_set") as reader:
+        yield from _checked(reader, "test_set")
+
+
+def _checked(reader: npz.ArrayReader, name: str) -> Iterator[np.ndarray]:
+    """The reader's blocks as uint8, each checked: finite, whole numbers, within the bounds of its layer."""
+    shape, highest = _SHAPES[name]
+    if reader.shape[1:] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise UserError(f"{reader.path}: '{name}' has shape {reader.shape}; it must be (N, {wanted})")
+    if reader.dtype.kind not in "uif":
+        raise UserError(f"{reader.path}: '{name}' holds {reader.dtype}; it must hold real numbers")
+    done = 0
+    for block in reader.blocks():
+        layers = block.reshape(len(block), len(highest), HEIGHT, WIDTH)
+        for layer, top in enumerate(highest):
+            if (position := _first_bad(layers[:, layer], top)) is not None:
+                value = layers[:, layer][position]
+                tile, row, column = done + position[0], position[1], position[2]
+                what = "label" if top < 255 else "grey value"
+                raise UserError(
+                    f"{reader.path}: '{name}' tile {tile} has the {what} {value} at row {row}, column {column}; "
+                    f"whole numbers from 0 to {top} are wanted"
+                )
+        yield block.astype(np.uint8)
+        done += len(block)
+
+
+def _first_bad(values: np.ndarray, top: int) -> tuple[int, ...] | None:
+    """Index of the first value that is no whole number in 0..top; NaN and infinity are none."""
+    # Twice a minimum and maximum are cheap; only a bad block is looked through
+    low, high = values.min(initial=0), values.max(initial=0)
+    whole = values.dtype.kind in "ui" or (np.isfinite(low + high) and bool((values == np.rint(values)).all()))
+    if low >= 0 and high <= top and whole:
+        return None
+    with np.errstate(invalid="ignore"):
+        bad = ~((values >= 0) & (values <= top) & (values == np.rint(values)))
+    return tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+
+
+def find_outliers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Tiles ("aliens") whose masks cannot be their own: different images that share one mask to the pixel.
+
+    A mask with one labelled class repeats legitimately, in hundreds of tiles: all soil, or soil with a thin unlabelled
+    border. Two labelled classes whose border agrees to the pixel on different images do not happen by chance.
+
+    Args:
+        images, masks: (N, H, W) uint8.
+
+    Returns:
+        (N,) bool.
+    """
+    outliers = np.zeros(len(masks), bool)
+    for group in repeats(masks):
+        labelled = np.setdiff1d(masks[group[0]], [0])
+        if len(labelled) > 1 and len({images[tile].tobytes() for tile in group}) > 1:
+            outliers[group] = True
+    return outliers
+
+
+def repeats(arrays: np.ndarray) -> list[np.ndarray]:
+    """Groups of indices along the first axis whose arrays are equal to the byte: two or more each, the largest first."""
+    groups: dict[bytes, list[int]] = {}
+    for index, array in enumerate(arrays):
+        groups.setdefault(array.tobytes(), []).append(index)
+    return sorted((np.array(group) for group in groups.values() if len(group) > 1), key=len, reverse=True)
+
+
+def strata(masks: np.ndarray) -> np.ndarray:
+    """(N,) int: rock stratum (no, some, more than 10 % big rock) times 5 plus the commonest labelled class (0: none)."""
+    rock = (masks == CLASSES.index("big rock")).mean(axis=(1, 2))
+    counts = np.stack([(masks == label).sum(axis=(1, 2)) for label in range(1, len(CLASSES))])
+    dominant = np.where(counts.any(axis=0), counts.argmax(axis=0) + 1, 0)
+    return ((rock > 0).astype(int) + (rock > MUCH_ROCK)) * len(CLASSES) + dominant
+
+
+def stratified_folds(masks: np.ndarray, outliers: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """(N,) int: the fold whose validation part holds the tile; -1 for outliers.
+
+    Strata are tiles with much, some and no big rock times the dominant class; one with fewer tiles than folds joins the
+    largest stratum with as much rock. Two rock tiles in a validation fold make its score noise.
+
+    Raises UserError when there are fewer clean tiles than folds.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    clean = np.flatnonzero(~outliers)
+    if len(clean) < folds:
+        raise UserError(f"folds={folds}: only {len(clean)} clean training tiles; set fewer folds or give a file with more")
+    labels = strata(masks[clean])
+    names, counts = np.unique(labels, return_counts=True)
+    for name in names[counts < folds]:
+        alike = names // len(CLASSES) == name // len(CLASSES)
+        labels[labels == name] = names[alike][counts[alike].argmax()]
+    # Rock strata that are too small even together
+    names, counts = np.unique(labels, return_counts=True)
+    labels[np.isin(labels, names[counts < folds])] = names[counts.argmax()]
+    result = np.full(len(masks), -1)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, validation) in enumerate(splitter.split(labels, labels)):
+        result[clean[validation]] = number
+    return result
+
+
+def facts(dataset: Dataset) -> dict[str, object]:
+    """The audit in numbers, ready for JSON. Pixels and classes are those of the clean tiles."""
+    clean = np.flatnonzero(~dataset.outliers)
+    masks = dataset.masks[clean]
+    counts = np.array([np.bincount(mask.ravel(), minlength=len(CLASSES)) for mask in masks]).reshape(-1, len(CLASSES))
+    pixels, total = counts.sum(axis=0), max(1, counts.sum())
+    alike = repeats(masks)
+    rock = counts[:, CLASSES.index("big rock")]
+    return {
+        "source": dataset.source,
+        "digest": dataset.digest,
+        "training_tiles": len(dataset.masks),
+        "clean_tiles": len(clean),
+        "test_tiles": len(dataset.test),
+        "outliers": np.flatnonzero(dataset.outliers).tolist(),
+        "pixels": dict(zip(CLASSES, pixels.tolist())),
+        "pixel_shares": dict(zip(CLASSES, (pixels / total).tolist())),
+        "tiles_by_class": dict(zip(CLASSES, (counts > 0).sum(axis=0).tolist())),
+        "tiles_with_big_rock": int((rock > 0).sum()),
+        "tiles_with_much_big_rock": int((rock > MUCH_ROCK * HEIGHT * WIDTH).sum()),
+        "single_class_masks": int(((counts > 0).sum(axis=1) == 1).sum()),
+        "repeated_masks": {"masks": len(alike), "tiles": sum(map(len, alike))},
+        "identical_images": [group.tolist() for group in repeats(dataset.images)],
+    }
+
+
+def report(found: dict, console: Console) -> None:
+    """The audit as text."""
+    console.facts(
+        data=found["source"],
+        training_tiles=f"{found['training_tiles']:,}, {found['clean_tiles']:,} of them clean",
+        test_tiles=f"{found['test_tiles']:,}",
+        outliers=f"{len(found['outliers'])} removed: different images that share one mask to the pixel",
+        big_rock=f"{found['tiles_with_big_rock']} tiles, {found['tiles_with_much_big_rock']} with more than 10 %",
+        single_class=f"{found['single_class_masks']} masks",
+        repeated_masks="{masks} honest masks on {tiles} tiles".format(**found["repeated_masks"]),
+        identical_images=f"{len(found['identical_images'])} groups",
+    )
+    console.line()
+    console.table(
+        ["class", "pixels", "share in %", "tiles"],
+        [
+            [name, f"{found['pixels'][name]:,}", f"{100 * found['pixel_shares'][name]:.2f}", found["tiles_by_class"][name]]
+            for name in CLASSES
+        ],
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", help="npz file; default: the competition's, else generated terrain")
+    add_console_options(parser)
+    args = parser.parse_args()
+    console = Console(args.quiet, args.json)
+    found = facts(load(args.file))
+    report(found, console)
+    console.result(**found)
+
+
+if __name__ == "__main__":
+    run_main(main)
