@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +28,16 @@ def main() -> None:
     from lib.runs import find_runs
 
     runs = find_runs(args.run, args.runs)
-    dataset = data.load(args.data)
+    dataset = data.load(args.data, test=False)
+    count, tiles = data.read_test(args.data, CHUNK)
     console.facts(
         runs=", ".join(str(run.folder) for run in runs),
-        data=f"{dataset.source}: {len(dataset.images)} training tiles, {len(dataset.test)} test tiles",
+        data=f"{dataset.source}: {len(dataset.images)} training tiles, {count} test tiles",
     )
     views = common(runs, "views") if args.tta else ()
     ensemble = load(runs)
     validation = validate(runs, ensemble, dataset, views, console)
-    if len(dataset.test):
-        masks = predict(ensemble, dataset.test, views, common(runs, "predict_background"), console)
+    if count:
         made_by = {
             "runs": [str(run.folder) for run in runs],
             "configs": [run.config.hash() for run in runs],
@@ -43,12 +45,14 @@ def main() -> None:
             "views": list(views) or ["identity"],
             "validation": validation,
         }
-        save(args.out, masks, made_by)
-        console.line(f"\n{args.out}: masks of {len(masks)} test tiles")
+        with console.progress(count, "test", "tile") as bar:
+            masks = predict(ensemble, tiles, views, common(runs, "predict_background"), bar)
+            save(args.out, count, masks, made_by)
+        console.line(f"\n{args.out}: masks of {count} test tiles")
         console.line(f"next: python submission.py {args.out}")
     else:
         console.line("\nno test_set in the data: nothing to predict")
-    console.result(masks=args.out if len(dataset.test) else None, **validation)
+    console.result(masks=args.out if count else None, **validation)
 
 
 def parse() -> argparse.Namespace:
@@ -130,25 +134,25 @@ def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Con
     return result
 
 
-def predict(ensemble, tiles: np.ndarray, views: tuple[str, ...], background: bool, console: Console) -> np.ndarray:
-    """Masks (M, H, W) uint8 of `tiles`, a chunk at a time: only labels are kept."""
+def predict(ensemble, blocks: Iterator[np.ndarray], views: tuple[str, ...], background: bool, bar) -> Iterator[np.ndarray]:
+    """Masks (B, H, W) uint8 of each block of tiles (B, H, W) uint8, as the blocks come."""
     from lib.predict import PLAIN, labels
 
-    masks = np.empty(tiles.shape, np.uint8)
-    with console.progress(len(tiles), "test", "tile") as bar:
-        for start in range(0, len(tiles), CHUNK):
-            part = slice(start, start + CHUNK)
-            masks[part] = labels(ensemble.predict(tiles[part], views or PLAIN), background)
-            bar.update(len(masks[part]))
-    return masks
+    for tiles in blocks:
+        yield labels(ensemble.predict(tiles, views or PLAIN), background)
+        bar.update(len(tiles))
 
 
-def save(path: Path, masks: np.ndarray, made_by: dict) -> None:
-    """Writes `masks` and, as JSON, what made them."""
+def save(path: Path, count: int, masks: Iterator[np.ndarray], made_by: dict) -> None:
+    """Writes an npz with `masks` (count, H, W) uint8, block by block, and what made them as JSON in `made_by`."""
+    from lib.data import HEIGHT, WIDTH
     from lib.files import replacing
+    from lib.npz import write_array
 
-    with replacing(path, "wb") as stream:
-        np.savez_compressed(stream, masks=masks, made_by=json.dumps(made_by, default=str))
+    with replacing(path, "wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        write_array(archive, "masks", (count, HEIGHT, WIDTH), masks)
+        text = np.array(json.dumps(made_by, default=str))
+        write_array(archive, "made_by", text.shape, [text], text.dtype)
 
 
 if __name__ == "__main__":

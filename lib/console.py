@@ -78,6 +78,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     UserError, a full disk or a forbidden path become one line on stderr and exit code 2; Ctrl-C becomes 130; a reader
     that closed the pipe (`| head`) ends quietly. Anything else is a defect and keeps its traceback.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own start-up lines, unless somebody asked for them
     try:
         code = main() or 0
     except UserError as error:

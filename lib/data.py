@@ -21,6 +21,7 @@ from lib.metrics import CLASSES
 
 HEIGHT, WIDTH = 64, 128
 NAME = "mars_for_students.npz"
+GENERATED = "generated terrain (seed 0)"
 MUCH_ROCK = 0.1  # share of a tile's pixels from which on big rock is a stratum of its own
 
 
@@ -42,26 +43,44 @@ class Dataset:
     digest: str
 
 
-def load(path: str | None = None) -> Dataset:
+def load(path: str | None = None, test: bool = True) -> Dataset:
     """Reads a data file, or the default: the competition's file where it lies, else generated terrain.
 
     Args:
         path: an npz file with `training_set` (N, 2, 64, 128), `test_set` (M, 64, 128) or both, of any real dtype.
+        test: whether to read the test tiles; False for those who stream them with `read_test`.
 
     Raises:
         UserError: naming the file, the array and what is wrong with it.
     """
     if path is None and (path := default_file()) is None:
-        from lib import terrain
+        return _dataset(GENERATED, **_generated())
+    names = npz.keys(path)
+    if "training_set" not in names and "test_set" not in names:
+        raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(names) or 'nothing'}")
+    wanted = ("training_set", "test_set", "test_masks") if test else ("training_set",)
+    return _dataset(str(path), **{name: _read(path, name) for name in wanted if name in names})
 
-        return _dataset("generated terrain (seed 0)", **terrain.generate())
-    with_name = [name for name in ("training_set", "test_set") if name in npz.keys(path)]
-    if not with_name:
-        raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(npz.keys(path)) or 'nothing'}")
-    arrays = {name: _read(path, name) for name in with_name}
-    if "test_masks" in npz.keys(path):
-        arrays["test_masks"] = _read(path, "test_masks")
-    return _dataset(str(path), **arrays)
+
+def read_test(path: str | None = None, size: int = npz.BLOCK) -> tuple[int, Iterator[np.ndarray]]:
+    """The number of test tiles, and the tiles in blocks (<= size, 64, 128) uint8 that are never all held at once.
+
+    `path` and errors as `load`; 0 and no block where the file has no test set.
+    """
+    if path is None and (path := default_file()) is None:
+        tiles = _generated()["test_set"]
+        return len(tiles), (tiles[start : start + size] for start in range(0, len(tiles), size))
+    if "test_set" not in npz.keys(path):
+        return 0, iter(())
+    with npz.ArrayReader(path, "test_set") as reader:
+        count = len(reader)
+    return count, _blocks(path, "test_set", size)
+
+
+def _generated() -> dict[str, np.ndarray]:
+    from lib import terrain
+
+    return terrain.generate()
 
 
 def default_file() -> str | None:
@@ -100,20 +119,19 @@ def _read(path: str, name: str) -> np.ndarray:
     """The whole array, converted to uint8 a block at a time."""
     with npz.ArrayReader(path, name) as reader:
         tiles = np.empty((len(reader), *_SHAPES[name][0]), np.uint8)
-        done = 0
-        for block in _checked(reader, name):
-            tiles[done : done + len(block)] = block
-            done += len(block)
+    done = 0
+    for block in _blocks(path, name):
+        tiles[done : done + len(block)] = block
+        done += len(block)
     return tiles
 
 
-def read_test(path: str) -> Iterator[np.ndarray]:
-    """The test tiles of a file in blocks (<= 128, 64, 128) uint8, without holding them all. Raises UserError as `load`."""
-    with npz.ArrayReader(path, "test_set") as reader:
-        yield from _checked(reader, "test_set")
+def _blocks(path: str, name: str, size: int = npz.BLOCK) -> Iterator[np.ndarray]:
+    with npz.ArrayReader(path, name) as reader:
+        yield from _checked(reader, name, size)
 
 
-def _checked(reader: npz.ArrayReader, name: str) -> Iterator[np.ndarray]:
+def _checked(reader: npz.ArrayReader, name: str, size: int) -> Iterator[np.ndarray]:
     """The reader's blocks as uint8, each checked: finite, whole numbers, within the bounds of its layer."""
     shape, highest = _SHAPES[name]
     if reader.shape[1:] != shape:
@@ -122,7 +140,7 @@ def _checked(reader: npz.ArrayReader, name: str) -> Iterator[np.ndarray]:
     if reader.dtype.kind not in "uif":
         raise UserError(f"{reader.path}: '{name}' holds {reader.dtype}; it must hold real numbers")
     done = 0
-    for block in reader.blocks():
+    for block in reader.blocks(size):
         layers = block.reshape(len(block), len(highest), HEIGHT, WIDTH)
         for layer, top in enumerate(highest):
             if (position := _first_bad(layers[:, layer], top)) is not None:

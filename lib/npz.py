@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -91,6 +91,21 @@ def keys(path: str | os.PathLike) -> list[str]:
     """Names of the arrays in an npz file. Raises UserError as ArrayReader does."""
     with _one_line(os.fspath(path)), zipfile.ZipFile(path) as archive:
         return _names(archive)
+
+
+def write_array(
+    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray], dtype=np.uint8
+) -> None:
+    """Writes the array `key` of `shape` into an npz that is being made, block by block along its first axis.
+
+    The archive is as np.savez makes it; np.load reads it.
+    """
+    with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
+        npy.write_array_header_1_0(
+            stream, {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        )
+        for block in blocks:
+            stream.write(np.ascontiguousarray(block, dtype).tobytes())
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:
