@@ -4,7 +4,7 @@
     python submission.py runs/demo/masks.npz --out demo.csv --zip   any masks, any name, zipped (demo.csv.zip)
     python submission.py --check submission.csv --data FILE         any CSV or zip; as many tiles as FILE's test set
     python submission.py --score submission.csv --truth FILE        the competition's score against known labels
-    python submission.py --submit -m "seventh, 5 folds, tta"        masks.npz -> submission.csv.zip -> Kaggle -> its score
+    python submission.py --submit -m "seventh, 5 folds, tta"        masks.npz -> zip file -> Kaggle -> its score
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def submit(args: argparse.Namespace, console: Console) -> None:
 
 
 def _write(args: argparse.Namespace, zipped: bool, wanted: int | None, data: str) -> tuple[str, str, int, dict]:
-    """Encodes and checks. Returns the masks file, the file written, its tiles and the masks' note; UserError if not `wanted`."""
+    """Encodes and checks; UserError unless `wanted` tiles. Returns masks file, file written, tiles, masks' note."""
     masks, out = args.masks or "masks.npz", args.out or "submission.csv"
     if zipped and not out.endswith(".zip"):
         out += ".zip"

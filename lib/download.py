@@ -10,10 +10,10 @@ import zlib
 from pathlib import Path
 
 from lib.console import Console, UserError, add_console_options, run_main
+from lib.data import NAME
 from lib.files import replacing, sha256
 from lib.kaggle_client import Kaggle
 
-NAME = "mars_for_students.npz"
 SIZE = 75_001_810
 SHA256 = "70498488de0e67d414c4b8f983e6d5f342761a02690db42dee6c006262ef7f09"
 
@@ -21,8 +21,8 @@ SHA256 = "70498488de0e67d414c4b8f983e6d5f342761a02690db42dee6c006262ef7f09"
 def download(kaggle: Kaggle, path: Path, quiet: bool) -> None:
     """Fetches the competition's archive, takes the data file out of it and writes it to `path`.
 
-    A download that is cut off goes on where it was at the next call. Raises UserError where Kaggle refuses, and where the
-    file has not the known size and SHA-256; `path` is then left as it was.
+    A download that is cut off goes on where it was at the next call. Raises UserError where Kaggle refuses, and where
+    the file has not the known size and SHA-256; `path` is then left as it was.
     """
     folder = path.with_name(path.name + ".download")  # kept when the line breaks, so that the client can go on
     archive = kaggle.download(folder, quiet)
@@ -51,21 +51,21 @@ def _copy(source, path: Path) -> None:
             digest.update(block)
         if target.tell() != SIZE or digest.hexdigest() != SHA256:
             raise UserError(
-                f"{NAME}: {target.tell():,} bytes with SHA-256 {digest.hexdigest()[:12]} came, not {SIZE:,} with {SHA256[:12]}; "
-                "the competition's file has changed or was damaged: run the download again"
+                f"{NAME}: {target.tell():,} bytes with SHA-256 {digest.hexdigest()[:12]} came, not {SIZE:,} bytes "
+                f"with {SHA256[:12]}; the file has changed or was damaged: run the download again"
             )
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m lib.download", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("data") / NAME, help="where to write it (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("data") / NAME, help="default: %(default)s")
     add_console_options(parser)
     args = parser.parse_args()
     console = Console(args.quiet, args.json)
     if args.out.exists():
         if sha256(args.out) != SHA256:
-            raise UserError(f"{args.out}: is there and is not the competition's file; move it away or choose another --out")
+            raise UserError(f"{args.out}: is not the competition's file; move it away or choose another --out")
         console.line(f"{args.out} is there already")
     else:
         download(Kaggle(), args.out, console.silent)

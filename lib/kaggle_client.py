@@ -1,8 +1,8 @@
 """Kaggle's own client, made to tell the truth: every answer is checked, every failure is one line.
 
 The client's command line exits 0 on many failures, and its Python calls return failures as values (2.2.4). Here each
-method either returns what it promises or raises UserError. Keys and tokens are neither read nor printed: the client finds
-them itself.
+method either returns what it promises or raises UserError. Keys and tokens are neither read nor printed: the client
+finds them itself.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COMPETITION_URL = f"https://www.kaggle.com/competitions/{COMPETITION}"
 _ACCEPT = f"with this account, accept the competition's rules at {COMPETITION_URL}/rules"
 _OWNER = "check the kernel's name, and that this account owns it"
 _NO_CREDENTIALS = (
-    "Kaggle: no valid credentials; create a token at https://www.kaggle.com/settings/api and set KAGGLE_API_TOKEN to it "
-    "or save it as ~/.kaggle/access_token (kaggle.json, KAGGLE_USERNAME with KAGGLE_KEY and `kaggle auth login` work too)"
+    "Kaggle: no valid credentials; create a token at https://www.kaggle.com/settings/api and set KAGGLE_API_TOKEN to "
+    "it or save it as ~/.kaggle/access_token (or use kaggle.json, KAGGLE_USERNAME and KAGGLE_KEY, `kaggle auth login`)"
 )
 _PASSING = frozenset({429, 500, 502, 503, 504})  # answers that may be better at the next try
 _DELAYS = (1, 2, 4, 8)  # seconds before each further try, where Kaggle names none
@@ -85,7 +85,7 @@ class Kaggle:
     # The competition
 
     def download(self, folder: Path, quiet: bool) -> Path:
-        """Downloads the competition's files as one archive into `folder` of its own, or goes on where it was cut off."""
+        """Downloads the competition's files as one archive into `folder`, or goes on where it was cut off."""
         _call("download", _ACCEPT, self._api.competition_download_files, COMPETITION, str(folder), quiet=quiet)
         return next(path for path in folder.iterdir() if path.name.startswith(COMPETITION))
 
@@ -179,7 +179,7 @@ def _call(what: str, hint: str, function, *args, passing=_PASSING, **kwargs):
             else:
                 raise UserError(f"{what}: {cause}") from None
             if code in passing and delay is None:
-                raise UserError(f"{what}: Kaggle is overloaded or cannot be reached ({reason}); try again later") from None
+                raise UserError(f"{what}: Kaggle is overloaded or out of reach ({reason}); try again later") from None
             if code not in passing:
                 raise UserError(f"{what}: Kaggle answered {reason}" + _advice(code, hint)) from None
         time.sleep(wait)

@@ -27,7 +27,7 @@ def submit(kaggle: Kaggle, path: Path, message: str, origin: dict, journal: Path
         journal: CSV file with a line per submission, appended to as soon as Kaggle took the file.
 
     Raises:
-        UserError: no submission left today, submitted before and not wanted again, refused, or not scored in half an hour.
+        UserError: no submission left today, submitted before and not wanted again, refused, no score in half an hour.
     """
     digest = sha256(path)
     if kaggle.submissions_left() == 0:
@@ -80,7 +80,8 @@ def _append(path: Path, row: list[str]) -> None:
 
 def _wanted_again(row: dict[str, str]) -> bool:
     scored = f"and scored {row['public_score']}" if row["public_score"] else "and had no score yet"
-    print(f"the same file was submitted on {row['date']} ({row['message']}) {scored}; submit it again? [y/N]", file=sys.stderr)
+    question = f"the same file was submitted on {row['date']} ({row['message']}) {scored}; submit it again? [y/N]"
+    print(question, file=sys.stderr)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

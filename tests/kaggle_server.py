@@ -23,6 +23,16 @@ USER, KEY, TOKEN = "tester", "key-that-nobody-may-see", "token-that-nobody-may-s
 PAGE = 3  # files in a page of kernel output
 
 
+def assert_refused(process, *words):
+    """Exit code 2, and a last line on stderr with all the words; no traceback."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    line = process.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
 @dataclass
 class Session:
     """A kernel's run as a test scripts it: `states`, one per question, the last for ever; its log; its output."""
@@ -143,10 +153,13 @@ class KaggleServer:
         for submission in self.submissions:
             submission["polls"] += 1
             done = submission["polls"] >= self.polls_until_scored
-            entry = {"ref": submission["ref"], "status": "COMPLETE" if done else "PENDING", "date": "2026-01-01T00:00:00Z"}
-            if done:
-                entry |= {"publicScore": self.score} if self.score else {"status": "ERROR", "errorDescription": "bad ids"}
-            listed.append(entry)
+            if not done:
+                outcome = {"status": "PENDING"}
+            elif self.score:
+                outcome = {"status": "COMPLETE", "publicScore": self.score}
+            else:
+                outcome = {"status": "ERROR", "errorDescription": "bad ids"}
+            listed.append({"ref": submission["ref"], "date": "2026-01-01T00:00:00Z", **outcome})
         return {"submissions": listed}
 
     def GetLeaderboard(self, request: dict) -> dict:
@@ -183,7 +196,8 @@ class Handler(BaseHTTPRequestHandler):
         """A file, or the log of a running kernel as a stream of events."""
         kind, _, name = self._path().lstrip("/").partition("/")
         if stream := re.fullmatch(r"/api/v1/kernels/logs/stream/[^/]+/([^/]+)", self._path()):
-            events = "".join(f"data: {json.dumps({'data': line})}\n\n" for line in self.kaggle.sessions[stream[1]].log())
+            lines = self.kaggle.sessions[stream[1]].log()
+            events = "".join(f"data: {json.dumps({'data': line})}\n\n" for line in lines)
             return self._send(200, events.encode(), {"Content-Type": "text/event-stream"})
         self.kaggle.calls.append(("GET", {"name": name, "range": self.headers["Range"]}))
         if kind == "output":

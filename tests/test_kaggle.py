@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer
+from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer, assert_refused
 
 COMPETITION = "an-2-dl-2024-2025-homework-2"
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
@@ -66,16 +66,6 @@ def run(server, tmp_path):
         return process
 
     return run
-
-
-def assert_refused(process, *words):
-    """Exit code 2, and a last line on stderr with all the words; no traceback."""
-    assert process.returncode == 2, process.stderr
-    assert "Traceback" not in process.stderr
-    line = process.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    for word in words:
-        assert word in line
 
 
 # Sign-in

@@ -1,0 +1,267 @@
+"""Trains on Kaggle's GPUs and brings the run home.
+
+    python kernels/push.py seventh --fold all               one kernel, two folds at a time
+    python kernels/push.py seventh --fold all --kernels 2   folds dealt out to two kernels
+    python kernels/push.py --attach kernels/build/NAME      wait again for a kernel pushed before
+
+Bundles, uploads, waits, downloads, checks the output against what was uploaded, and places it under runs/ as if it had
+been trained here. Ctrl-C leaves the kernel running. Ends with an error unless all of it is in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.files import replacing, sha256
+from lib.kaggle_client import Kaggle
+from lib.kaggle_kernel import Job, Kernel, add_job_options
+from lib.runs import VALIDATION, Run, fold_folder
+
+BUILD = Path("kernels/build")
+MANIFEST, MASKS = "manifest.json", "masks.npz"  # as kernels/entry.py names them
+LOG_END = 30  # lines shown of a failed kernel's log
+ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
+
+
+def main() -> None:
+    """Builds, pushes, waits, brings home."""
+    args = parse()
+    console = Console(args.quiet, args.json)
+    kernels = [Kernel.read(folder) for folder in args.attach or ()]
+    jobs = [kernel.job for kernel in kernels] or asked(args)
+    if len({job.config for job in jobs}) > 1:
+        raise UserError("--attach: these kernels train different configurations; attach to one at a time")
+    check_place(jobs[0], args.runs)
+    kaggle = Kaggle()
+    if not kernels:
+        kernels = [Kernel.build(job, kaggle.username, BUILD / job.title.replace(" ", "-")) for job in jobs]
+    running = list(kernels) if args.attach else []
+    try:
+        if not args.attach:
+            for kernel in kernels:
+                version, url = kaggle.push(kernel.folder)
+                running.append(kernel)
+                console.facts(kernel=kernel.name, bundle=kernel.bundle, version=version, page=url)
+            time.sleep(args.poll)  # until then Kaggle may still tell the state of the version before
+        failures = []
+        for kernel, state, reason in ended(kaggle, kernels, args.poll, console):
+            running.remove(kernel)
+            try:
+                bring_home(kaggle, kernel, state, reason, args.runs)
+            except UserError as error:
+                failures.append(str(error))
+    except (UserError, KeyboardInterrupt):
+        if running:
+            folders = " ".join(shlex.quote(str(kernel.folder)) for kernel in running)
+            print(f"the kernel goes on; to wait again: python kernels/push.py --attach {folders}", file=sys.stderr)
+        raise
+    if failures:
+        raise UserError("; ".join(failures))
+    report(kernels, args.runs, console)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("experiment", nargs="?", help="one of `train.py --list`")
+    what.add_argument("--attach", nargs="+", type=Path, metavar="DIR", help="built folders pushed before: only wait")
+    add_job_options(parser)
+    parser.add_argument("--kernels", type=int, default=1, help="deal the folds out to so many kernels (default: 1)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
+    parser.add_argument("--poll", type=float, default=30, metavar="SECONDS", help="between questions (default: 30)")
+    add_console_options(parser)
+    return parser.parse_args()
+
+
+def asked(args: argparse.Namespace) -> list[Job]:
+    """The jobs of the command line, one per kernel."""
+    if args.kernels < 1:
+        raise UserError(f"--kernels {args.kernels}: at least 1")
+    return Job.asked(args.experiment, args.fold, args.tiny, args.set).split(args.kernels)
+
+
+def ended(
+    kaggle: Kaggle, kernels: Sequence[Kernel], poll: float, console: Console
+) -> Iterator[tuple[Kernel, str, str]]:
+    """Waits, and yields each kernel as it ends, with its state and Kaggle's word on a failure."""
+    status = Status(console)
+    waiting = {kernel: Tail(kaggle, kernel.name) for kernel in kernels}
+    while waiting:
+        news = []
+        for kernel, tail in list(waiting.items()):
+            state, reason = kaggle.state(kernel.name)
+            if state in ENDED:
+                del waiting[kernel]
+                status.clear()
+                yield kernel, state, reason
+            else:
+                news.append(f"{kernel.name} {state.lower()}  {tail.line()}".rstrip())
+        if waiting:
+            status.show("  ".join(news))
+            time.sleep(poll)
+
+
+class Tail:
+    """The last line that a running kernel has printed, read in the background."""
+
+    def __init__(self, kaggle: Kaggle, name: str):
+        self._kaggle, self._name, self._line = kaggle, name, ""
+        self._thread = threading.Thread()
+
+    def line(self) -> str:
+        """The last line so far. Where the stream has ended or broken off, the next call finds it opened again."""
+        if not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._read, daemon=True)
+            self._thread.start()
+        return self._line
+
+    def _read(self) -> None:
+        try:
+            for line in self._kaggle.live_log(self._name):
+                self._line = line.strip() or self._line
+        except Exception:  # noqa: BLE001 - a line for the eye; whether the kernel lives, its state tells
+            return
+
+
+class Status:
+    """One line with the minutes waited, rewritten in place on a terminal; elsewhere a line for each change."""
+
+    def __init__(self, console: Console):
+        self._console, self._started, self._last = console, time.monotonic(), ""
+        self._live = sys.stdout.isatty() and not console.silent
+
+    def show(self, text: str) -> None:
+        """Shows the line."""
+        line = f"{(time.monotonic() - self._started) / 60:.0f} min  {text}"
+        if self._live:
+            print("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], end="", flush=True)
+        elif text != self._last:
+            self._console.line(line)
+        self._last = text
+
+    def clear(self) -> None:
+        """Makes way for other lines."""
+        if self._live:
+            print("\r\033[K", end="", flush=True)
+
+
+def bring_home(kaggle: Kaggle, kernel: Kernel, state: str, reason: str, runs: Path) -> None:
+    """Downloads, checks and places the output of a kernel that has ended.
+
+    Raises UserError when it failed, or its output is not whole or not of this build; the log's end is then on stderr.
+    """
+    output = kernel.folder / "output"
+    try:
+        if state != "COMPLETE":
+            raise UserError(f"{kernel.name}: ended as {state}{f' ({reason})' if reason else ''}")
+        shutil.rmtree(output, ignore_errors=True)
+        kaggle.output(kernel.name, output)
+        check_output(kernel, output)
+        place(kernel, output, runs)
+    except UserError:
+        show_log(kaggle, kernel)
+        raise
+
+
+def show_log(kaggle: Kaggle, kernel: Kernel) -> None:
+    """Writes the log beside the kernel, and its end to stderr."""
+    try:
+        lines = kaggle.log(kernel.name)
+    except UserError as error:
+        lines = [f"no log: {error}"]
+    path = kernel.folder / "log.txt"
+    path.write_text("\n".join(lines) + "\n")
+    print(*lines[-LOG_END:], f"(the end of {path})", sep="\n", file=sys.stderr)
+
+
+def check_output(kernel: Kernel, output: Path) -> None:
+    """Whether the manifest is of this build, and every file is there and as it was on Kaggle. Raises UserError."""
+    try:
+        manifest = json.loads((output / MANIFEST).read_text())
+        bundle, files = manifest["bundle"], manifest["files"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{kernel.name}: no readable {MANIFEST} in its output; push again") from None
+    if bundle != kernel.bundle:
+        raise UserError(
+            f"{kernel.name}: its output is of build {bundle}, but {kernel.bundle} was pushed; "
+            f"try --attach {kernel.folder} in a while, or push again"
+        )
+    for name, digest in files.items():
+        if not (output / name).is_file():
+            raise UserError(f"{kernel.name}: {name} did not arrive; try --attach {kernel.folder}")
+        if sha256(output / name) != digest:
+            raise UserError(f"{kernel.name}: {name} arrived damaged; try --attach {kernel.folder}")
+
+
+def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
+    """Raises UserError where the experiment's folder holds a run of another configuration or data of another digest."""
+    for path in sorted((runs / job.config.experiment).glob("fold_*")):
+        run = Run.open(path)
+        if different := run.config.differences(job.config):
+            asked = job.config.differences(run.config)
+            pairs = ", ".join(f"{name}={value} (asked: {asked[name]})" for name, value in different.items())
+            raise UserError(f"{path}: holds a run with {pairs}; choose another --runs folder or move this one away")
+        if digest not in (None, run.split.digest):
+            raise UserError(f"{path}: holds a run on other data ({run.split.source}); choose another --runs folder")
+
+
+def place(kernel: Kernel, output: Path, runs: Path) -> None:
+    """Copies the fold folders from a checked output to where train.py would have written them.
+
+    Raises UserError rather than replace or join runs of another configuration or other data.
+    """
+    experiment = kernel.job.config.experiment
+    for fold in kernel.job.folds:
+        source, target = (fold_folder(folder, experiment, fold) for folder in (output / "runs", runs))
+        run = Run.open(source)
+        if different := run.config.differences(kernel.job.config):
+            raise UserError(f"{kernel.name}: its run has another {', '.join(different)} than was asked; push again")
+        check_place(kernel.job, runs, run.split.digest)
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+
+def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
+    """Says what is where, the score and the next command.
+
+    Masks and validation score of a single kernel are placed too, where they speak of all folds that lie there.
+    """
+    job, output = kernels[0].job, kernels[0].folder / "output"
+    folder = runs / job.config.experiment
+    folds = sorted(folder.glob("fold_*"))
+    score = None
+    if len(folds) == len(job.folds):
+        score = json.loads((output / MANIFEST).read_text())["score"]
+        for source in (output / "runs" / folder.name / VALIDATION, output / MASKS):
+            if source.exists():
+                with replacing(folder / source.name, "wb") as stream:
+                    stream.write(source.read_bytes())
+        message = f"{folder.name}, {len(folds)} fold{'s' * (len(folds) > 1)}, tta"
+        following = f"python submission.py {folder / MASKS} --submit -m {shlex.quote(message)}"
+    else:
+        following = f"python infer.py {folder} --tta --out {folder / MASKS}"
+    console.facts(
+        runs=", ".join(map(str, folds)),
+        validation_score="measured by the next command" if score is None else f"{score:.4f}",
+        next=following,
+    )
+    console.result(runs=folds, validation_score=score, next=following)
+
+
+if __name__ == "__main__":
+    run_main(main)

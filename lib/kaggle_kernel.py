@@ -1,0 +1,144 @@
+"""A kernel folder: the project's scripts in one file that trains on Kaggle, and the metadata that the upload needs.
+
+`kaggle kernels push` sends the text of one file and nothing else, so the code travels inside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import hashlib
+import json
+import re
+import subprocess
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.config import Config
+from lib.console import UserError
+from lib.experiments import make_config
+from lib.files import replacing
+
+ROOT = Path(__file__).resolve().parent.parent
+METADATA = "kernel-metadata.json"
+LONGEST_TITLE = 50  # Kaggle's limit
+GPU_PRECISION = "precision=mixed_float16"  # a T4 has no bfloat16
+
+
+def add_job_options(parser) -> None:
+    """Adds the options of `Job.asked` to an argparse parser, spelled as train.py spells them."""
+    parser.add_argument("--fold", default="all", help="a fold's number, all (default), or none: train on every tile")
+    parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs")
+    settings = f"change config fields; {GPU_PRECISION} comes first"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a kernel is asked to do: `train.py EXPERIMENT [--tiny] --set SETTINGS`, for each of the folds."""
+
+    experiment: str
+    tiny: bool
+    settings: tuple[str, ...]
+    folds: tuple[int | None, ...]
+
+    @classmethod
+    def asked(cls, experiment: str, fold: str, tiny: bool, settings: Sequence[str]) -> "Job":
+        """The job of a command line, with the T4's precision unless it names another.
+
+        Raises UserError for an unknown experiment, setting or fold, before anything is uploaded.
+        """
+        settings = (GPU_PRECISION, *settings)
+        folds = make_config(experiment, tiny).override(list(settings)).folds
+        if fold == "none":
+            return cls(experiment, tiny, settings, (None,))
+        if fold == "all":
+            return cls(experiment, tiny, settings, tuple(range(folds)))
+        if not fold.isdigit() or int(fold) >= folds:
+            raise UserError(f"--fold {fold}: choose 0 to {folds - 1}, all or none")
+        return cls(experiment, tiny, settings, (int(fold),))
+
+    @property
+    def config(self) -> Config:
+        """The configuration that train.py makes of this job."""
+        return make_config(self.experiment, self.tiny).override(list(self.settings))
+
+    @property
+    def title(self) -> str:
+        """The kernel's title. A kernel trains an experiment or a part of its folds; a repeat is its next version."""
+        if self.folds == tuple(range(self.config.folds)):
+            return f"mars {self.config.experiment} all folds"
+        folds = ["none" if fold is None else str(fold) for fold in self.folds]
+        return " ".join(["mars", self.config.experiment, "fold" if len(folds) == 1 else "folds", *folds])
+
+    def split(self, kernels: int) -> list["Job"]:
+        """This job as that many, with the folds dealt out; at least one fold each."""
+        parts = min(kernels, len(self.folds))
+        return [dataclasses.replace(self, folds=self.folds[part::parts]) for part in range(parts)]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A built folder: its name on Kaggle (user/slug), the hash of its code and job, and the job."""
+
+    folder: Path
+    name: str
+    bundle: str
+    job: Job
+
+    @classmethod
+    def build(cls, job: Job, user: str, folder: Path) -> "Kernel":
+        """Writes the folder. Equal code and job give equal bytes.
+
+        Raises UserError outside a git checkout: only tracked files are packed, so that no key, data or run ever is.
+        """
+        if len(job.title) > LONGEST_TITLE:
+            raise UserError(f"'{job.title}': longer than the {LONGEST_TITLE} characters of a title; use more --kernels")
+        slug = re.sub("[^a-z0-9]+", "-", job.title.lower()).strip("-")
+        metadata = json.loads((ROOT / "kernels" / METADATA).read_text())
+        metadata |= {"id": f"{user}/{slug}", "title": job.title}
+        bundle, script = _script(job)
+        with replacing(folder / metadata["code_file"]) as stream:
+            stream.write(script)
+        with replacing(folder / METADATA) as stream:
+            json.dump(metadata, stream, indent=1)
+        return cls(folder, metadata["id"], bundle, job)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Kernel":
+        """The kernel that was built in a folder. Raises UserError where none was."""
+        try:
+            metadata = json.loads((folder / METADATA).read_text())
+            script = (folder / metadata["code_file"]).read_text()
+            bundle = re.search(r'^BUNDLE = "(\w+)"$', script, re.MULTILINE)[1]
+            payload = json.loads(gzip.decompress(base64.b64decode(script.split('PAYLOAD = """')[1].split('"""')[0])))
+            job = {key: tuple(value) if isinstance(value, list) else value for key, value in payload["job"].items()}
+            return cls(folder, metadata["id"], bundle, Job(**job))
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            raise UserError(f"{folder}: no built kernel; name a folder that kernels/bundle.py wrote") from None
+
+
+def _script(job: Job) -> tuple[str, str]:
+    """The hash of code and job, and kernels/entry.py with both filled in."""
+    files = {name: (ROOT / name).read_text() for name in _tracked()}
+    payload = json.dumps({"job": dataclasses.asdict(job), "files": files}, sort_keys=True)
+    entry = (ROOT / "kernels" / "entry.py").read_text()
+    bundle = hashlib.sha256((entry + payload).encode()).hexdigest()[:16]
+    # gzip would note the time, and no two bundles were the same
+    packed = base64.b64encode(gzip.compress(payload.encode(), mtime=0)).decode()
+    lines = "\n".join(textwrap.wrap(packed, 120))
+    script = entry.replace('BUNDLE = ""', f'BUNDLE = "{bundle}"')
+    return bundle, script.replace('PAYLOAD = ""', f'PAYLOAD = """\n{lines}\n"""')
+
+
+def _tracked() -> list[str]:
+    """The scripts and lib/, sorted, as git knows them."""
+    git = ["git", "-C", str(ROOT), "ls-files", "--", ":(glob)*.py", ":(glob)lib/**/*.py"]
+    try:
+        listed = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError(f"{ROOT}: git lists no tracked files, and only those are packed; work in a clone") from None
+    return sorted(name for name in listed if (ROOT / name).exists())

@@ -1,0 +1,443 @@
+"""The kernel: how it is packed, what it does on Kaggle's machine, and how push.py brings its output home."""
+
+import base64
+import gzip
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
+
+from lib import kaggle_kernel
+from lib.console import UserError
+from lib.kaggle_client import COMPETITION
+from lib.kaggle_kernel import Job, Kernel
+
+JOB = Job.asked("seventh", "all", True, ["folds=2"])
+
+
+# Packing
+
+
+def test_job_carries_the_precision_of_a_t4():
+    assert Job.asked("fifth", "0", False, []).config.precision == "mixed_float16"
+    assert Job.asked("fifth", "0", False, ["precision=float32"]).config.precision == "float32"
+
+
+def test_job_splits_its_folds():
+    parts = Job.asked("seventh", "all", False, []).split(2)
+    assert [part.folds for part in parts] == [(0, 2, 4), (1, 3)]
+    assert [part.title for part in parts] == ["mars seventh folds 0 2 4", "mars seventh folds 1 3"]
+    assert len(Job.asked("seventh", "none", False, []).split(2)) == 1
+
+
+@pytest.mark.parametrize(
+    "experiment, fold, settings", [("eighth", "0", []), ("first", "5", []), ("first", "0", ["x=1"])]
+)
+def test_wrong_job_is_refused_before_anything_is_uploaded(experiment, fold, settings):
+    with pytest.raises(UserError):
+        Job.asked(experiment, fold, False, settings)
+
+
+def test_bundle_is_the_same_to_the_byte(tmp_path):
+    first, second = (Kernel.build(JOB, "me", tmp_path / name) for name in "ab")
+    assert first.bundle == second.bundle
+    for name in ("kernel.py", "kernel-metadata.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_bundle_is_small(tmp_path):
+    Kernel.build(JOB, "me", tmp_path)
+    assert (tmp_path / "kernel.py").stat().st_size < 1 << 20
+
+
+def test_built_kernel_reads_back(tmp_path):
+    kernel = Kernel.build(JOB, "me", tmp_path)
+    assert Kernel.read(tmp_path) == kernel
+    assert kernel.name == "me/mars-seventh-all-folds"
+
+
+def test_metadata_states_every_field_that_the_client_reads(tmp_path):
+    Kernel.build(JOB, "me", tmp_path)
+    metadata = json.loads((tmp_path / "kernel-metadata.json").read_text())
+    client = (Path(importlib.util.find_spec("kaggle").origin).parent / "api" / "kaggle_api_extended.py").read_text()
+    push = client[client.index("def kernels_push(") : client.index("def kernels_push_cli(")]
+    read = set(re.findall(r'(?:meta_data, |meta_data\.get\()"(\w+)"', push)) - {"id_no"}  # a number in place of the id
+    assert set(metadata) == read
+    assert metadata["competition_sources"] == [COMPETITION]
+    assert (metadata["is_private"], metadata["enable_internet"], metadata["enable_gpu"]) == (True, False, True)
+    assert metadata["machine_shape"] == "NvidiaTeslaT4"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A git checkout with kernels/entry.py and one module, for kaggle_kernel to pack in place of this one."""
+    root = tmp_path / "project"
+    (root / "kernels").mkdir(parents=True)
+    (root / "lib" / "report").mkdir(parents=True)
+    for name in ("entry.py", "kernel-metadata.json"):
+        (root / "kernels" / name).write_text((ROOT / "kernels" / name).read_text())
+    (root / "lib" / "report" / "table.py").write_text("table = 1\n")
+    subprocess.run(["git", "init", "--quiet", root], check=True)
+    subprocess.run(["git", "-C", root, "add", "."], check=True)
+    monkeypatch.setattr(kaggle_kernel, "ROOT", root)
+    return root
+
+
+def packed(folder: Path) -> dict[str, str]:
+    """The files in a built kernel."""
+    script = (folder / "kernel.py").read_text()
+    payload = script.split('PAYLOAD = """')[1].split('"""')[0]
+    return json.loads(gzip.decompress(base64.b64decode(payload)))["files"]
+
+
+def test_bundle_holds_tracked_scripts_only(project, tmp_path):
+    careless = (".env", "kaggle.json", "lib/kaggle.json", "runs.npz")
+    for name in (*careless, "train.py"):
+        (project / name).write_text(KEY)
+    subprocess.run(["git", "-C", project, "add", "--force", *careless], check=True)
+    Kernel.build(JOB, "me", tmp_path / "kernel")
+    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py"}
+
+
+def test_hash_names_code_and_job(project, tmp_path):
+    hashes = {Kernel.build(JOB, "me", tmp_path / "a").bundle}
+    hashes.add(Kernel.build(JOB.split(2)[0], "me", tmp_path / "b").bundle)
+    (project / "lib" / "report" / "table.py").write_text("table = 2\n")
+    hashes.add(Kernel.build(JOB, "me", tmp_path / "c").bundle)
+    assert len(hashes) == 3
+
+
+def test_outside_a_checkout_nothing_is_packed(tmp_path, monkeypatch):
+    (tmp_path / "kernels").symlink_to(ROOT / "kernels")
+    monkeypatch.setattr(kaggle_kernel, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="git"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+# On Kaggle's machine, with stand-ins for the scripts
+
+SCRIPT = """
+import json, os, pathlib, sys, time
+arguments = sys.argv[1:]
+with open("calls", "a") as stream:
+    print(pathlib.Path(__file__).stem, *arguments, os.environ.get("CUDA_VISIBLE_DEVICES"), file=stream)
+if sys.argv[0].endswith("train.py"):
+    fold = arguments[arguments.index("--fold") + 1]
+    if "seed=1" in arguments and fold == "1":
+        sys.exit("no memory left")
+    if "seed=2" in arguments:  # each waits for the other: possible side by side only
+        pathlib.Path("began_" + fold).touch()
+        while not pathlib.Path("began_" + str(1 - int(fold))).exists():
+            time.sleep(0.01)
+    if "seed=1" in arguments:
+        time.sleep(60)
+    folder = pathlib.Path("runs/seventh/fold_" + fold)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+elif sys.argv[0].endswith("infer.py"):
+    validation = {"plain": {"mean_iou": 0.4}, "tta": {"mean_iou": 0.5}}
+    pathlib.Path("runs/seventh/validation.json").write_text(json.dumps(validation))
+    pathlib.Path("masks.npz").write_text("masks")
+else:
+    pathlib.Path("submission.csv").write_text("id")
+"""
+
+
+@pytest.fixture
+def kaggle(project, tmp_path):
+    """Runs a kernel of SCRIPTs in a folder shaped like Kaggle's, with so many GPUs; returns process and output."""
+
+    def run(settings=(), gpus=0, data="input/competitions/mars"):
+        for name in ("train.py", "infer.py", "submission.py"):
+            (project / name).write_text(SCRIPT)
+        subprocess.run(["git", "-C", project, "add", "."], check=True)
+        kernel = Kernel.build(Job.asked("seventh", "all", True, ["folds=2", *settings]), "me", tmp_path / "kernel")
+        root, tools = tmp_path / "kaggle", tmp_path / "bin"
+        for folder in (root / data, root / "working", tools):
+            folder.mkdir(parents=True)
+        (root / data / "mars_for_students.npz").touch()
+        (tools / "nvidia-smi").write_text("#!/bin/sh\n" + "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'\n" * gpus)
+        (tools / "nvidia-smi").chmod(0o755)
+        environment = {"PATH": f"{tools}:{os.environ['PATH']}", "MARS_KAGGLE_ROOT": str(root)}
+        command = [sys.executable, kernel.folder / "kernel.py"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True), root / "working"
+
+    return run
+
+
+def test_manifest_tells_what_was_done(kaggle, tmp_path):
+    process, working = kaggle()
+    assert process.returncode == 0, process.stderr
+    manifest = json.loads((working / "manifest.json").read_text())
+    kernel = Kernel.read(tmp_path / "kernel")
+    assert manifest["bundle"] == kernel.bundle
+    assert manifest["score"] == 0.5
+    assert manifest["job"]["folds"] == [0, 1]
+    written = {path.relative_to(working).as_posix() for path in working.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == written - {"manifest.json"}
+    assert manifest["files"]["submission.csv"] == hashlib.sha256(b"id").hexdigest()
+
+
+def test_data_is_found_wherever_it_is_mounted(kaggle, tmp_path):
+    process, working = kaggle(data="input/a/b/c")
+    assert f"--data {tmp_path}/kaggle/input/a/b/c/mars_for_students.npz" in (working / "calls").read_text()
+
+
+def test_two_gpus_train_two_folds_side_by_side(kaggle):
+    process, working = kaggle(["seed=2"], gpus=2)
+    assert process.returncode == 0, process.stderr
+    trained = [line.split() for line in (working / "calls").read_text().splitlines() if line.startswith("train")]
+    assert {words[-1] for words in trained} == {"0", "1"}
+
+
+def test_failing_fold_fails_the_kernel_and_ends_the_others(kaggle):
+    process, working = kaggle(["seed=1"], gpus=2)
+    assert process.returncode == 1
+    assert "fold 1: no memory left" in process.stdout
+    assert process.stderr.splitlines()[-1] == "RuntimeError: fold 1: train.py failed with exit code 1"
+    assert not (working / "manifest.json").exists()
+    assert "infer" not in (working / "calls").read_text()
+
+
+def test_missing_data_fails_the_kernel(kaggle):
+    process, _ = kaggle(data="elsewhere")
+    assert process.returncode == 1
+    assert "accept the competition's rules" in process.stderr.splitlines()[-1]
+
+
+# Push, wait, bring home: the real client against a server that plays Kaggle
+
+
+def output_of(request: dict, digest: str = "data", **changes) -> dict[str, bytes]:
+    """What a pushed kernel leaves behind, without having trained; `changes` go into the manifest."""
+    kernel = pushed(request)
+    folder = f"runs/{kernel.job.config.experiment}"
+    files = {"masks.npz": b"masks", "submission.csv": b"id", f"{folder}/validation.json": b"{}"}
+    for fold in kernel.job.folds:
+        split = {"data": {"source": digest, "digest": digest}, "fold": fold, "train": [0], "validation": [1]}
+        files[f"{folder}/fold_{fold}/config.json"] = kernel.job.config.to_json().encode()
+        files[f"{folder}/fold_{fold}/split.json"] = json.dumps(split).encode()
+        files[f"{folder}/fold_{fold}/best.weights.h5"] = f"weights of {fold}".encode()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = {"bundle": kernel.bundle, "score": 0.5, "files": digests, **changes}
+    return {**files, "manifest.json": json.dumps(manifest).encode()}
+
+
+def pushed(request: dict) -> Kernel:
+    """The kernel in an upload."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "kernel.py").write_text(request["text"])
+        Path(folder, "kernel-metadata.json").write_text(json.dumps({"id": request["slug"], "code_file": "kernel.py"}))
+        return Kernel.read(Path(folder))
+
+
+@pytest.fixture
+def server():
+    """A Kaggle whose kernels end well."""
+    with KaggleServer(lambda request: Session(lines=["bundle", "epoch 7"], files=output_of(request))) as server:
+        yield server
+
+
+@pytest.fixture
+def start(server, tmp_path):
+    """Starts a script in an empty folder, signed in."""
+
+    def start(script, *arguments):
+        return subprocess.Popen(
+            [sys.executable, ROOT / "kernels" / script, *arguments],
+            cwd=tmp_path,
+            env=server.environment(tmp_path / "home"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def push(start, server):
+    """Runs push.py to its end; no run may show a secret or leave this machine."""
+
+    def push(*arguments):
+        process = start("push.py", *arguments, "--poll", "0.1")
+        stdout, stderr = process.communicate()
+        assert KEY not in stdout + stderr
+        assert not server.count("CONNECT")
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    return push
+
+
+TWO_FOLDS = ("seventh", "--tiny", "--set", "folds=2")
+
+
+def test_push_brings_the_run_home(push, tmp_path, server):
+    process = push(*TWO_FOLDS)
+    assert process.returncode == 0, process.stderr
+    for fold in (0, 1):
+        assert (tmp_path / f"runs/seventh/fold_{fold}/best.weights.h5").read_text() == f"weights of {fold}"
+    assert (tmp_path / "runs/seventh/masks.npz").read_bytes() == b"masks"
+    assert server.count("ListKernelSessionOutput") > 1  # pages
+    assert "python submission.py runs/seventh/masks.npz --submit -m 'seventh, 2 folds, tta'" in process.stdout
+    assert "tester/mars-seventh-all-folds running  epoch 7" in process.stdout
+
+
+def test_push_uploads_what_was_built(push, tmp_path, server):
+    push(*TWO_FOLDS)
+    (request,) = (request for method, request in server.calls if method == "SaveKernel")
+    assert request["text"] == (tmp_path / "kernels/build/mars-seventh-all-folds/kernel.py").read_text()
+    assert (request["isPrivate"], request["enableInternet"], request["enableGpu"]) == (True, False, True)
+    assert (request["machineShape"], request["competitionDataSources"]) == ("NvidiaTeslaT4", [COMPETITION])
+
+
+def test_push_by_hand_uploads_the_same(start, tmp_path, server):
+    assert start("bundle.py", *TWO_FOLDS).wait() == 0
+    command = [sys.executable, "-m", "kaggle", "kernels", "push", "-p", "kernels/build"]
+    subprocess.run(command, cwd=tmp_path, env=server.environment(tmp_path / "home"), check=True)
+    (request,) = (request for method, request in server.calls if method == "SaveKernel")
+    assert request["text"] == (tmp_path / "kernels/build/kernel.py").read_text()
+    assert request["slug"] == "tester/mars-seventh-all-folds"
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        ({"error": "Maximum batch GPU session count of 2 reached."}, ["Maximum batch GPU session count"]),
+        ({"url": "x", "versionNumber": 1, "invalidCompetitionSources": [COMPETITION]}, [COMPETITION, "rules"]),
+        ({"url": "x", "versionNumber": 1, "invalidDatasetSources": ["a/b"]}, ["a/b"]),
+        ({"anything": 1}, ["names no version"]),
+    ],
+    ids=["error", "rules", "source", "empty"],
+)
+def test_push_that_kaggle_refuses(push, server, answer, words):
+    server.answers["SaveKernel"] = answer
+    process = push(*TWO_FOLDS)
+    assert_refused(process, *words)
+    assert not server.count("GetKernelSessionStatus")
+
+
+def test_failed_kernel_shows_the_end_of_its_log(push, server, tmp_path):
+    lines = [f"line {number}" for number in range(100)]
+    server.start = lambda request: Session(["RUNNING", "ERROR"], lines, message="Out of memory")
+    process = push(*TWO_FOLDS)
+    assert_refused(process, "tester/mars-seventh-all-folds", "ERROR", "Out of memory")
+    assert "line 99" in process.stderr and "line 9\n" not in process.stderr
+    assert (tmp_path / "kernels/build/mars-seventh-all-folds/log.txt").read_text().splitlines() == lines
+    assert not (tmp_path / "runs").exists()
+
+
+def test_cancelled_kernel_fails(push, server):
+    server.start = lambda request: Session(["RUNNING", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"])
+    assert_refused(push(*TWO_FOLDS), "CANCEL_ACKNOWLEDGED")
+
+
+def test_output_of_another_build_is_refused(push, server, tmp_path):
+    server.start = lambda request: Session(files=output_of(request, bundle="0123456789abcdef"))
+    assert_refused(push(*TWO_FOLDS), "0123456789abcdef")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_output_without_manifest_is_refused(push, server, tmp_path):
+    server.start = lambda request: Session(files={"masks.npz": b""})
+    assert_refused(push(*TWO_FOLDS), "manifest.json")
+
+
+def test_output_that_misses_a_file_is_refused(push, server, tmp_path):
+    def start(request):
+        files = output_of(request)
+        del files["runs/seventh/fold_1/best.weights.h5"]
+        return Session(files=files)
+
+    server.start = start
+    assert_refused(push(*TWO_FOLDS), "runs/seventh/fold_1/best.weights.h5", "did not arrive")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_output_is_refused(push, server, tmp_path):
+    server.start = lambda request: Session(files={**output_of(request), "masks.npz": b"<html>"})
+    assert_refused(push(*TWO_FOLDS), "masks.npz", "damaged")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_of_another_configuration_is_kept_and_nothing_pushed(push, server, tmp_path):
+    assert push(*TWO_FOLDS).returncode == 0
+    assert_refused(push(*TWO_FOLDS, "seed=1"), "runs/seventh/fold_0", "seed=0 (asked: 1)", "--runs")
+    assert server.count("SaveKernel") == 1
+
+
+def test_run_on_other_data_is_kept(push, server, tmp_path):
+    assert push(*TWO_FOLDS).returncode == 0
+    server.start = lambda request: Session(files=output_of(request, digest="other"))
+    assert_refused(push(*TWO_FOLDS), "runs/seventh/fold_0", "other data")
+    assert json.loads((tmp_path / "runs/seventh/fold_0/split.json").read_text())["data"]["digest"] == "data"
+
+
+def test_same_run_again_replaces_it(push, tmp_path):
+    assert push(*TWO_FOLDS).returncode == 0
+    (tmp_path / "runs/seventh/fold_0/best.weights.h5").write_text("older")
+    assert push(*TWO_FOLDS).returncode == 0
+    assert (tmp_path / "runs/seventh/fold_0/best.weights.h5").read_text() == "weights of 0"
+
+
+def test_folds_in_several_kernels(push, server, tmp_path):
+    process = push(*TWO_FOLDS, "--kernels", "2")
+    assert process.returncode == 0, process.stderr
+    assert set(server.versions) == {"mars-seventh-fold-0", "mars-seventh-fold-1"}
+    assert {path.name for path in (tmp_path / "runs/seventh").iterdir()} == {"fold_0", "fold_1"}
+    assert "python infer.py runs/seventh --tta" in process.stdout
+
+
+def test_one_failure_among_several_kernels(push, server, tmp_path):
+    def start(request):
+        return Session(["ERROR"]) if request["slug"].endswith("0") else Session(files=output_of(request))
+
+    server.start = start
+    assert_refused(push(*TWO_FOLDS, "--kernels", "2"), "tester/mars-seventh-fold-0: ended as ERROR")
+    assert {path.name for path in (tmp_path / "runs/seventh").iterdir()} == {"fold_1"}
+
+
+def test_passing_failures_while_waiting(push, server):
+    server.faults["GetKernelSessionStatus"] += [Fault(500, "Oops")]
+    server.faults["ListKernelSessionOutput"] += [Fault(429, "Slow down", {"Retry-After": "0"})]
+    assert push(*TWO_FOLDS).returncode == 0
+
+
+def test_kernel_of_somebody_else(push, server):
+    server.faults["GetKernelSessionStatus"] += [Fault(403, "Permission 'kernels.get' was denied")]
+    process = push(*TWO_FOLDS)
+    assert_refused(process, "403", "tester/mars-seventh-all-folds")
+    assert "benchmark" not in process.stderr  # the client's own guess
+    assert "--attach kernels/build/mars-seventh-all-folds" in process.stderr
+
+
+def test_interrupt_leaves_the_kernel_running_and_says_how_to_wait_again(start, push, server, tmp_path):
+    server.start = lambda request: Session(["RUNNING"], files=output_of(request))
+    process = start("push.py", *TWO_FOLDS, "--poll", "0.1")
+    while not server.count("GetKernelSessionStatus"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    attach = "--attach kernels/build/mars-seventh-all-folds"
+    assert attach in stderr
+    server.sessions["mars-seventh-all-folds"].states = ["COMPLETE"]
+    assert push(*attach.split()).returncode == 0
+    assert server.count("SaveKernel") == 1
+    assert (tmp_path / "runs/seventh/fold_1").is_dir()
+
+
+def test_attach_to_no_kernel(push):
+    assert_refused(push("--attach", "nowhere"), "nowhere", "bundle.py")
