@@ -76,7 +76,9 @@ class SlowTransformers(keras.optimizers.AdamW):
         return {**super().get_config(), "transformer_rate": self.transformer_rate}
 
     def update_step(self, gradient, variable, learning_rate):
-        rate = self.transformer_rate if "transformer" in variable.path else 1.0
+        # TensorFlow hands in its own variable, which does not know its path
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        rate = self.transformer_rate if "transformer" in path else 1.0
         super().update_step(gradient, variable, learning_rate * rate)
 
 

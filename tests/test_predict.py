@@ -1,0 +1,67 @@
+"""Averaging over views and members, by a network whose answer is known."""
+
+import keras
+import numpy as np
+import pytest
+
+from lib.console import UserError
+from lib.predict import Ensemble, labels, predict_probabilities, probability_model
+
+VIEWS = ("identity", "hflip", "shift(0,8)", "shift(-4,3)", "hflip+shift(2,-5)")
+rng = np.random.default_rng(0)
+TILES = rng.integers(0, 256, (70, 8, 16)).astype(np.uint8)
+
+
+def pixelwise(scale=1.0):
+    """A network that answers each pixel by its own grey value alone, so every view must agree."""
+    tiles = keras.Input((None, None))
+    layer = keras.layers.Conv2D(5, 1, name="answer")
+    model = keras.Model(tiles, layer(keras.layers.Rescaling(1 / 255)(tiles[..., None])))
+    layer.set_weights([np.arange(5.0).reshape(1, 1, 1, 5) * scale, np.zeros(5)])
+    return model
+
+
+def test_views_of_a_pixelwise_network_all_agree():
+    model = probability_model(pixelwise())
+    plain = predict_probabilities(model, TILES)
+    assert plain.shape == (70, 8, 16, 5)
+    np.testing.assert_allclose(plain.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(predict_probabilities(model, TILES, VIEWS), plain, rtol=1e-4)
+
+
+def test_mirrored_pixels_have_no_vote():
+    """A network that answers by the column: a shifted view says something else, and only where it really saw."""
+
+    class Column:
+        def predict_on_batch(self, tiles):
+            columns = np.arange(tiles.shape[2]) / tiles.shape[2]
+            maps = np.zeros((*tiles.shape, 5), np.float32)
+            maps[..., 1], maps[..., 2] = columns, 1 - columns
+            return maps
+
+    averaged = predict_probabilities(Column(), TILES[:1], ("identity", "shift(0,4)"))[0, 0, :, 1]
+    own, shifted = np.arange(16) / 16, (np.arange(16) + 4) / 16
+    np.testing.assert_allclose(averaged[:12], (own[:12] + shifted[:12]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(averaged[12:], own[12:], rtol=1e-6)
+
+
+def test_every_pixel_must_be_seen():
+    with pytest.raises(UserError, match="add identity"):
+        predict_probabilities(probability_model(pixelwise()), TILES, ("shift(0,4)",))
+
+
+def test_an_ensemble_averages_members_that_share_a_network():
+    model = pixelwise()
+    first = model.get_weights()
+    second = [first[0] * -3, first[1]]
+    ensemble = Ensemble([(model, first), (model, second)])
+    alone = [ensemble.predict(TILES, members=[number]) for number in (0, 1, 0)]
+    np.testing.assert_array_equal(alone[0], alone[2])
+    np.testing.assert_allclose(ensemble.predict(TILES), (alone[0] + alone[1]) / 2, rtol=1e-5)
+
+
+def test_background_is_predicted_only_when_asked():
+    chances = np.array([[0.6, 0.1, 0.1, 0.15, 0.05], [0.1, 0.1, 0.6, 0.1, 0.1]])
+    assert labels(chances).tolist() == [3, 2]
+    assert labels(chances, background=True).tolist() == [0, 2]
+    assert labels(chances).dtype == np.uint8

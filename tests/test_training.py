@@ -1,0 +1,262 @@
+"""One fold: resume weight for weight, killed or not; schedule, stopping and run folders."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from lib import runs
+from lib.console import Console, UserError
+from lib.data import Dataset
+from lib.experiments import make_config
+from lib.runs import Split
+
+QUIET = Console(quiet=True)
+FALLING = dict(plateau_patience=1, learning_rate=0.3)  # so high that scores get worse and the schedule acts
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def tiny_data(count=24, seed=0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    masks = rng.integers(0, 4, (count, 8, 16)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    masks[::4, 8:16, 16:32] = 4
+    images = (masks * 40 + rng.integers(0, 60, masks.shape)).astype(np.uint8)
+    return Dataset("tiny", images, masks, np.zeros(count, bool), images[:0], None, f"digest {seed}")
+
+
+def tiny_config(**changes):
+    # One U-Net compiles in seconds; dropout has a random state of its own to resume
+    return make_config("seventh", tiny=True).replace(
+        **{**dict(width=2, nesting=1, depth=2, batch_size=8, epochs=4, dropout=0.3, folds=3), **changes}
+    )
+
+
+def train(folder, config, resume=False, fold=0, data=None, extra=()):
+    from lib.training import prepare, train_fold
+
+    data = data or tiny_data()
+    run = prepare(folder, config, Split.of(data, config, fold), resume)
+    return train_fold(run, data, QUIET, extra)
+
+
+def state_of(folder):
+    with np.load(folder / runs.STATE) as arrays:
+        state = json.loads(str(arrays["state"]))
+        for row in state["history"]:
+            del row["seconds"], row["tiles_per_second"]
+        return state, {key: arrays[key] for key in arrays if key != "state"}
+
+
+def assert_same_run(one, other):
+    import h5py
+
+    state, variables = state_of(one)
+    other_state, other_variables = state_of(other)
+    assert json.dumps(state) == json.dumps(other_state)
+    assert variables.keys() == other_variables.keys()
+    for key, value in variables.items():
+        np.testing.assert_array_equal(value, other_variables[key], err_msg=key)
+    with h5py.File(one / runs.WEIGHTS) as left, h5py.File(other / runs.WEIGHTS) as right:
+        names = []
+        left.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+        assert names
+        for name in names:
+            np.testing.assert_array_equal(left[name][()], right[name][()], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Four epochs without a break; the learning rate falls and patience runs on the way."""
+    folder = tmp_path_factory.mktemp("straight") / "fold_0"
+    train(folder, tiny_config(**FALLING))
+    return folder
+
+
+def test_two_and_two_epochs_equal_four(straight, tmp_path):
+    folder = tmp_path / "fold_0"
+    train(folder, tiny_config(**FALLING, epochs=2))
+    train(folder, tiny_config(**FALLING), resume=True)
+    assert_same_run(straight, folder)
+
+
+def test_resume_after_ctrl_c_in_the_middle_of_an_epoch(straight, tmp_path):
+    import keras
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.epoch == 2 and batch == 1:
+                raise KeyboardInterrupt
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+    folder = tmp_path / "fold_0"
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tiny_config(**FALLING), extra=(Interrupt(),))
+    assert not (folder / runs.METRICS).exists()
+    train(folder, tiny_config(**FALLING), resume=True)
+    assert_same_run(straight, folder)
+
+
+def test_resume_after_kill_9(straight, tmp_path):
+    """The process is killed from outside as soon as the second epoch's state lies on disk."""
+    folder = tmp_path / "fold_0"
+    script = textwrap.dedent(f"""
+        import sys; sys.path[:0] = [{HERE!r}, {os.path.join(HERE, "tests")!r}]
+        from pathlib import Path
+        from test_training import FALLING, tiny_config, train
+        train(Path({str(folder)!r}), tiny_config(**FALLING, epochs=4))
+    """)
+    child = subprocess.Popen([sys.executable, "-c", script], cwd=HERE)
+    deadline = time.monotonic() + 120
+    while child.poll() is None and time.monotonic() < deadline:
+        if (folder / runs.HISTORY).exists() and (folder / runs.HISTORY).read_text().count("\n") >= 2:
+            child.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    child.wait()
+    assert child.returncode == -signal.SIGKILL
+    train(folder, tiny_config(**FALLING), resume=True)
+    assert_same_run(straight, folder)
+
+
+def test_the_learning_rate_falls_on_a_plateau(straight):
+    rates = [row["learning_rate"] for row in runs.Run.open(straight).history()]
+    assert rates[0] == pytest.approx(0.3)
+    assert rates[-1] < rates[0]
+
+
+def test_best_weights_are_those_of_the_best_epoch(straight):
+    metrics = json.loads((straight / runs.METRICS).read_text())
+    scores = [row["mean_iou"] for row in runs.Run.open(straight).history()]
+    assert metrics["best_epoch"] == int(np.argmax(scores)) + 1
+    assert metrics["mean_iou"] == pytest.approx(max(scores), abs=1e-9)
+    assert np.sum(metrics["confusion"]) == (tiny_data().masks[runs.Run.open(straight).split.validation] > 0).sum()
+
+
+def test_run_folder_is_complete(straight):
+    assert {path.name for path in straight.iterdir()} == {
+        "config.json", "split.json", "best.weights.h5", "state.npz", "history.csv", "metrics.json", "environment.json"
+    }  # fmt: skip
+    assert {"untrained_mean_iou", "constant_mean_iou", "parameters"} <= set(runs.Run.open(straight).metrics())
+
+
+def test_early_stopping_ends_training_and_stays_ended(tmp_path):
+    folder = tmp_path / "fold_0"
+    metrics = train(folder, tiny_config(patience=1, epochs=30, learning_rate=0.0))
+    assert metrics["epochs"] == 2
+    again = train(folder, tiny_config(patience=1, epochs=40, learning_rate=0.0), resume=True)
+    assert again["epochs"] == 2
+
+
+def test_without_validation_every_tile_trains_and_the_last_weights_stay(tmp_path):
+    folder = tmp_path / "fold_none"
+    metrics = train(folder, tiny_config(epochs=2), fold=None)
+    run = runs.Run.open(folder)
+    assert len(run.split.train) == 24 and not len(run.split.validation)
+    assert "mean_iou" not in metrics and metrics["best_epoch"] == 2
+    assert (folder / runs.WEIGHTS).exists()
+
+
+def test_another_configuration_never_overwrites(straight):
+    before = (straight / runs.CONFIG).read_bytes()
+    with pytest.raises(UserError, match="width=2 .asked: 3."):
+        train(straight, tiny_config(**FALLING, width=3), resume=True)
+    assert (straight / runs.CONFIG).read_bytes() == before
+
+
+def test_other_data_never_overwrites(straight):
+    with pytest.raises(UserError, match="other data"):
+        train(straight, tiny_config(**FALLING), resume=True, data=tiny_data(seed=1))
+
+
+def test_an_unfinished_run_wants_resume(tmp_path):
+    from lib.training import prepare
+
+    split = Split.of(tiny_data(), tiny_config(), 0)
+    prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+    with pytest.raises(UserError, match="--resume"):
+        prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    folder = tmp_path / "fold_0"
+    train(folder, tiny_config(epochs=1))
+    (folder / runs.STATE).write_bytes((folder / runs.STATE).read_bytes()[:1000])
+    with pytest.raises(UserError, match="state.npz"):
+        train(folder, tiny_config(epochs=2), resume=True)
+
+
+def test_weights_that_do_not_fit_the_config(straight, tmp_path):
+    import shutil
+
+    folder = tmp_path / "fold_0"
+    shutil.copytree(straight, folder)
+    (folder / runs.CONFIG).write_text(tiny_config(width=3).to_json())
+    run = runs.Run.open(folder)
+    with pytest.raises(UserError, match="does not fit"):
+        run.weights(run.build_model())
+
+
+def test_batches_repeat_for_any_epoch():
+    from lib.training import Batches
+
+    data, config = tiny_data(), tiny_config(flip=0.5)
+    batches = Batches(data.images, data.masks, config)
+    stream = batches.from_epoch(0)
+    first_two = [next(stream) for _ in range(2 * batches.steps)]
+    again = batches.from_epoch(1)
+    for images, masks in first_two[batches.steps :]:
+        other_images, other_masks = next(again)
+        np.testing.assert_array_equal(images, other_images)
+        np.testing.assert_array_equal(masks, other_masks)
+    assert not np.array_equal(first_two[0][0], first_two[batches.steps][0])
+
+
+def test_transformers_can_learn_slower():
+    import keras
+
+    from lib.training import SlowTransformers
+
+    weights = [keras.Variable(np.ones(3, np.float32), name=name) for name in ("transformer_dense", "dense")]
+    optimizer = SlowTransformers(0.1, weight_decay=0.0, transformer_rate=0.1)
+    optimizer.apply([np.ones(3, np.float32)] * 2, weights)
+    moved = [1 - float(np.asarray(weight)[0]) for weight in weights]
+    assert moved[0] == pytest.approx(moved[1] / 10, rel=1e-3)
+
+
+def test_half_precision_trains(tmp_path):
+    assert train(tmp_path / "fold_0", tiny_config(precision="mixed_float16", epochs=1))["epochs"] == 1
+
+
+@pytest.mark.parametrize("fold", [3, -1])
+def test_a_fold_that_does_not_exist(fold):
+    with pytest.raises(UserError, match="folds 0 to 2"):
+        Split.of(tiny_data(), tiny_config(), fold)
+
+
+def test_split_round_trip():
+    split = Split.of(tiny_data(), tiny_config(), 1)
+    again = Split.from_json(split.to_json())
+    np.testing.assert_array_equal(again.train, split.train)
+    np.testing.assert_array_equal(again.validation, split.validation)
+    assert not set(split.train) & set(split.validation)
+    assert (again.fold, again.digest) == (1, "digest 0")
+
+
+def test_find_runs_names_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match="train one first"):
+        runs.find_runs([], tmp_path)
+    with pytest.raises(UserError, match="no run there"):
+        runs.find_runs(["ninth"], tmp_path)
+
+
+def test_find_runs_takes_all_folds_of_an_experiment(straight):
+    found = runs.find_runs([str(straight.parent), str(straight)], straight.parent.parent)
+    assert [run.folder for run in found] == [straight]
