@@ -56,15 +56,14 @@ def main() -> None:
             time.sleep(args.poll)  # until then Kaggle may still tell the state of the version before
         failures = []
         for kernel, state, reason in ended(kaggle, kernels, args.poll, console):
-            running.remove(kernel)
             try:
                 bring_home(kaggle, kernel, state, reason, args.runs)
             except UserError as error:
                 failures.append(str(error))
+            running.remove(kernel)
     except (UserError, KeyboardInterrupt):
         if running:
-            folders = " ".join(shlex.quote(str(kernel.folder)) for kernel in running)
-            print(f"the kernel goes on; to wait again: python kernels/push.py --attach {folders}", file=sys.stderr)
+            print(f"Kaggle goes on with it; to wait again: {attach(running)}", file=sys.stderr)
         raise
     if failures:
         raise UserError("; ".join(failures))
@@ -90,6 +89,11 @@ def asked(args: argparse.Namespace) -> list[Job]:
     if args.kernels < 1:
         raise UserError(f"--kernels {args.kernels}: at least 1")
     return Job.asked(args.experiment, args.fold, args.tiny, args.set).split(args.kernels)
+
+
+def attach(kernels: Sequence[Kernel]) -> str:
+    """The command that waits for kernels again."""
+    return "python kernels/push.py --attach " + " ".join(shlex.quote(str(kernel.folder)) for kernel in kernels)
 
 
 def ended(
@@ -163,16 +167,17 @@ def bring_home(kaggle: Kaggle, kernel: Kernel, state: str, reason: str, runs: Pa
     Raises UserError when it failed, or its output is not whole or not of this build; the log's end is then on stderr.
     """
     output = kernel.folder / "output"
+    if state != "COMPLETE":
+        show_log(kaggle, kernel)
+        raise UserError(f"{kernel.name}: ended as {state}{f' ({reason})' if reason else ''}")
     try:
-        if state != "COMPLETE":
-            raise UserError(f"{kernel.name}: ended as {state}{f' ({reason})' if reason else ''}")
         shutil.rmtree(output, ignore_errors=True)
         kaggle.output(kernel.name, output)
         check_output(kernel, output)
         place(kernel, output, runs)
-    except UserError:
+    except UserError as error:
         show_log(kaggle, kernel)
-        raise
+        raise UserError(f"{error}; to fetch it again: {attach([kernel])}") from None
 
 
 def show_log(kaggle: Kaggle, kernel: Kernel) -> None:
@@ -192,17 +197,14 @@ def check_output(kernel: Kernel, output: Path) -> None:
         manifest = json.loads((output / MANIFEST).read_text())
         bundle, files = manifest["bundle"], manifest["files"]
     except (OSError, ValueError, KeyError):
-        raise UserError(f"{kernel.name}: no readable {MANIFEST} in its output; push again") from None
+        raise UserError(f"{kernel.name}: no readable {MANIFEST} in its output") from None
     if bundle != kernel.bundle:
-        raise UserError(
-            f"{kernel.name}: its output is of build {bundle}, but {kernel.bundle} was pushed; "
-            f"try --attach {kernel.folder} in a while, or push again"
-        )
+        raise UserError(f"{kernel.name}: its output is of build {bundle}, but {kernel.bundle} was pushed")
     for name, digest in files.items():
         if not (output / name).is_file():
-            raise UserError(f"{kernel.name}: {name} did not arrive; try --attach {kernel.folder}")
+            raise UserError(f"{kernel.name}: {name} did not arrive")
         if sha256(output / name) != digest:
-            raise UserError(f"{kernel.name}: {name} arrived damaged; try --attach {kernel.folder}")
+            raise UserError(f"{kernel.name}: {name} arrived damaged")
 
 
 def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
@@ -227,7 +229,7 @@ def place(kernel: Kernel, output: Path, runs: Path) -> None:
         source, target = (fold_folder(folder, experiment, fold) for folder in (output / "runs", runs))
         run = Run.open(source)
         if different := run.config.differences(kernel.job.config):
-            raise UserError(f"{kernel.name}: its run has another {', '.join(different)} than was asked; push again")
+            raise UserError(f"{kernel.name}: its run has another {', '.join(different)} than was asked")
         check_place(kernel.job, runs, run.split.digest)
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)

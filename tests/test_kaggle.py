@@ -91,11 +91,23 @@ def test_expired_token(run):
     assert_refused(process, "https://www.kaggle.com/settings/api")
 
 
-def test_kaggle_json(run, tmp_path):
-    (tmp_path / "kaggle.json").write_text(json.dumps({"username": USER, "key": KEY}))
-    os.chmod(tmp_path / "kaggle.json", 0o600)
-    process = run("lib.download", KAGGLE_KEY="", KAGGLE_USERNAME="", KAGGLE_CONFIG_DIR=str(tmp_path))
-    assert process.returncode == 0
+OAUTH = {"refresh_token": "r", "access_token": TOKEN, "access_token_expiration": "2999-01-01T00:00:00Z", "username": USER}
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("kaggle.json", json.dumps({"username": USER, "key": KEY})),
+        ("access_token", TOKEN),
+        ("credentials.json", json.dumps(OAUTH)),
+    ],
+)
+def test_credentials_in_a_file(run, tmp_path, name, content):
+    folder = tmp_path / "home" / ".kaggle"
+    folder.mkdir(parents=True)
+    (folder / name).write_text(content)
+    (folder / name).chmod(0o600)
+    assert run("lib.download", KAGGLE_KEY="", KAGGLE_USERNAME="").returncode == 0
 
 
 @pytest.mark.parametrize("credentials", [{}, {"KAGGLE_API_TOKEN": TOKEN}], ids=["key", "token"])
