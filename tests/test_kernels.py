@@ -4,16 +4,20 @@ import base64
 import gzip
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
@@ -22,6 +26,7 @@ from lib import kaggle_kernel
 from lib.console import UserError
 from lib.kaggle_client import COMPETITION
 from lib.kaggle_kernel import Job, Kernel
+from lib.runs import Run
 
 JOB = Job.asked("seventh", "all", True, ["folds=2"])
 
@@ -441,3 +446,70 @@ def test_interrupt_leaves_the_kernel_running_and_says_how_to_wait_again(start, p
 
 def test_attach_to_no_kernel(push):
     assert_refused(push("--attach", "nowhere"), "nowhere", "bundle.py")
+
+
+# The whole way, with the real scripts: pushed, trained, brought home, submitted
+
+
+class Machine(Session):
+    """Kaggle's machine: really runs what is pushed, in a folder of its own, with nothing but the kernel and the data."""
+
+    def __init__(self, request: dict, root: Path, data: Path):
+        self._working, self._log = root / "working", root / "log"
+        mounted = root / "input" / COMPETITION
+        for folder in (self._working, mounted):
+            folder.mkdir(parents=True)
+        shutil.copy(data, mounted / "mars_for_students.npz")
+        (root / "kernel.py").write_text(request["text"])
+        nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {"PATH": os.environ["PATH"], "MARS_KAGGLE_ROOT": str(root), "TF_CPP_MIN_LOG_LEVEL": "3", **nowhere}
+        with open(self._log, "w") as log:
+            command = [sys.executable, "kernel.py"]
+            self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def state(self) -> str:
+        """By the process."""
+        return {None: "RUNNING", 0: "COMPLETE"}.get(self.process.poll(), "ERROR")
+
+    def log(self) -> list[str]:
+        """What it has printed."""
+        return self._log.read_text().splitlines()
+
+    def output(self) -> dict[str, bytes]:
+        """What it has left in /kaggle/working."""
+        files = (path for path in self._working.rglob("*") if path.is_file())
+        return {path.relative_to(self._working).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A data file of 40 labelled tiles, all with the four classes in bands, and 6 test tiles."""
+    random = np.random.default_rng(0)
+    borders = np.sort(random.integers(8, 120, (46, 3)))
+    masks = 1 + (np.arange(128) >= borders[:, :, None]).sum(1)[:, None].repeat(64, 1)
+    images = 40 * masks + random.integers(0, 40, masks.shape)
+    tiles = np.stack([images, masks], 1).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", training_set=tiles[:40], test_set=tiles[40:, 0])
+    return tmp_path / "data.npz"
+
+
+def test_the_bundled_kernel_trains_and_its_masks_are_submitted(push, server, tmp_path, data):
+    server.start = lambda request: Machine(request, tmp_path / "kaggle", data)
+    smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 copy_paste=0 epochs=1 batch_size=8 precision=float32"
+    process = push("seventh", "--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip")
+    assert process.returncode == 0, process.stderr
+    for fold in (0, 1):
+        run = Run.open(tmp_path / f"runs/seventh/fold_{fold}")
+        assert run.metrics()["epochs"] == 1
+        assert len(run.split.validation) == 20
+    manifest = json.loads((tmp_path / "kernels/build/mars-seventh-all-folds/output/manifest.json").read_text())
+    validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())
+    assert manifest["score"] == validation["tta"]["mean_iou"] and validation["tiles"] == 40
+    assert manifest["config"] == json.loads((tmp_path / "runs/seventh/fold_0/config.json").read_text())
+
+    masks = "runs/seventh/masks.npz"
+    command = [sys.executable, ROOT / "submission.py", masks, "--submit", "-m", "cycle", "--data", data]
+    subprocess.run(command, cwd=tmp_path, env=server.environment(tmp_path / "home"), check=True)
+    encoded = (tmp_path / "kernels/build/mars-seventh-all-folds/output/submission.csv").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(server.submissions[0]["file"])) as archive:
+        assert archive.read("submission.csv") == encoded
