@@ -101,7 +101,7 @@ def main() -> None:
         "files": digests(working),
     }
     (working / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    print(f"done in {manifest['seconds'] / 60:.0f} min, validation mean IoU {manifest['score']}", flush=True)
+    print(f"done in {manifest['seconds'] / 60:.0f} min", flush=True)
 
 
 def find_data(folder: Path) -> Path:

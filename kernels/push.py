@@ -220,7 +220,7 @@ def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
 
 
 def place(kernel: Kernel, output: Path, runs: Path) -> None:
-    """Copies the fold folders from a checked output to where train.py would have written them.
+    """Moves the fold folders from a checked output to where train.py would have written them.
 
     Raises UserError rather than replace or join runs of another configuration or other data.
     """
@@ -233,7 +233,7 @@ def place(kernel: Kernel, output: Path, runs: Path) -> None:
         check_place(kernel.job, runs, run.split.digest)
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
+        shutil.move(source, partial)  # perhaps from another disk, so not at once
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,14 +19,14 @@ SIZE = 75_001_810
 SHA256 = "70498488de0e67d414c4b8f983e6d5f342761a02690db42dee6c006262ef7f09"
 
 
-def download(kaggle: Kaggle, path: Path, quiet: bool) -> None:
+def download(kaggle: Kaggle, path: Path, bar: bool) -> None:
     """Fetches the competition's archive, takes the data file out of it and writes it to `path`.
 
     A download that is cut off goes on where it was at the next call. Raises UserError where Kaggle refuses, and where
     the file has not the known size and SHA-256; `path` is then left as it was.
     """
     folder = path.with_name(path.name + ".download")  # kept when the line breaks, so that the client can go on
-    archive = kaggle.download(folder, quiet)
+    archive = kaggle.download(folder, bar)
     try:
         _extract(archive, path)
     finally:
@@ -68,7 +69,7 @@ def main() -> None:
             raise UserError(f"{args.out}: is not the competition's file; move it away or choose another --out")
         console.line(f"{args.out} is there already")
     else:
-        download(Kaggle(), args.out, console.silent)
+        download(Kaggle(), args.out, bar=not console.silent and sys.stderr.isatty())
         console.line(f"{args.out}: {SIZE:,} bytes, SHA-256 as known")
     console.result(path=str(args.out), sha256=SHA256)
 

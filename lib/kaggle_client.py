@@ -84,9 +84,9 @@ class Kaggle:
 
     # The competition
 
-    def download(self, folder: Path, quiet: bool) -> Path:
+    def download(self, folder: Path, bar: bool) -> Path:
         """Downloads the competition's files as one archive into `folder`, or goes on where it was cut off."""
-        _call("download", _ACCEPT, self._api.competition_download_files, COMPETITION, str(folder), quiet=quiet)
+        _call("download", _ACCEPT, self._api.competition_download_files, COMPETITION, str(folder), quiet=not bar)
         return next(path for path in folder.iterdir() if path.name.startswith(COMPETITION))
 
     def submissions_left(self) -> int | None:
@@ -94,14 +94,14 @@ class Kaggle:
         limits = _call("submit", _ACCEPT, self._api.competition_get_submission_limits, COMPETITION)
         return limits.num_allowed_now if limits.num_allowed_now or limits.num_total else None
 
-    def submit(self, path: Path, message: str, quiet: bool) -> int:
+    def submit(self, path: Path, message: str, bar: bool) -> int:
         """Uploads and submits a file. Returns the submission's number.
 
         Not repeated after a lost answer, which may have counted all the same.
         """
         again = f"see {COMPETITION_URL}/submissions before another try"
         answer = _call(
-            "submit", again, self._api.competition_submit, str(path), message, COMPETITION, quiet, passing={429}
+            "submit", again, self._api.competition_submit, str(path), message, COMPETITION, not bar, passing={429}
         )
         if answer.message == self._api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
             raise UserError(f"submit: the upload of {path} failed and nothing was submitted; try again")

@@ -35,7 +35,7 @@ def submit(kaggle: Kaggle, path: Path, message: str, origin: dict, journal: Path
     before = [row for row in read_journal(journal) if row["sha256"] == digest]
     if before and not _wanted_again(before[-1]):
         raise UserError(f"{path}: submitted before, and not again")
-    ref = kaggle.submit(path, message, console.silent)
+    ref = kaggle.submit(path, message, bar=not console.silent and sys.stderr.isatty())
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     validation, public = validation_score(origin), None
     try:
