@@ -30,7 +30,7 @@ PAYLOAD = ""
 
 DATA = "mars_for_students.npz"
 MANIFEST = "manifest.json"
-ROOT = Path(os.environ.get("MARS_KAGGLE_ROOT", "/kaggle"))
+ROOT = Path(os.environ.get("MARS_KAGGLE_ROOT", "/kaggle"))  # any folder with input/ and working/: to try it at home
 
 
 class Scripts:

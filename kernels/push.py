@@ -111,7 +111,8 @@ def ended(
                 status.clear()
                 yield kernel, state, reason
             else:
-                news.append(f"{kernel.name} {state.lower()}  {tail.line()}".rstrip())
+                slug = kernel.name.partition("/")[2]
+                news.append(f"{slug} {state.lower()}  {tail.line()}".rstrip())
         if waiting:
             status.show("  ".join(news))
             time.sleep(poll)

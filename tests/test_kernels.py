@@ -296,7 +296,7 @@ def test_push_brings_the_run_home(push, tmp_path, server):
     assert (tmp_path / "runs/seventh/masks.npz").read_bytes() == b"masks"
     assert server.count("ListKernelSessionOutput") > 1  # pages
     assert "python submission.py runs/seventh/masks.npz --submit -m 'seventh, 2 folds, tta'" in process.stdout
-    assert "tester/mars-seventh-all-folds running  epoch 7" in process.stdout
+    assert "mars-seventh-all-folds running  epoch 7" in process.stdout
 
 
 def test_push_uploads_what_was_built(push, tmp_path, server):
