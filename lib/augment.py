@@ -121,7 +121,7 @@ def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> Non
     """Writes a PNG: tiles and masks before and after each of APPROACHES, two tiles each.
 
     Args:
-        images, masks: (N, H, W) uint8. Approaches for tiles with big rock show such tiles, the others any.
+        images, masks: (N, H, W) uint8. Of the tiles with most big rock, or with most labels, `seed` draws two.
 
     Raises:
         UserError: as `Augmenter`.
@@ -129,13 +129,13 @@ def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> Non
     from lib.figures import colour_mask, tile_grid
 
     rng = generator(seed)
-    rocky = (masks == BIG_ROCK).mean(axis=(1, 2)) > 0.01
-    labelled = (masks > 0).mean(axis=(1, 2)) > 0.8
+    rock, ground = (masks == BIG_ROCK).mean(axis=(1, 2)), (masks > 0).mean(axis=(1, 2))
     rows, names = [], []
     for name, fields in APPROACHES.items():
         augmenter = Augmenter(images, masks, Config(**{**NOTHING, **fields}, seed=seed))
-        suited = np.flatnonzero(rocky if augmenter.general else labelled)
-        for index in rng.choice(suited, size=2, replace=False):
+        shown = rock if augmenter.general else ground
+        best = np.argsort(-shown, kind="stable")[: max(len(shown) // 50, 2)]
+        for index in rng.permutation(best)[:2]:
             image, mask = augmenter(index, epoch=0)
             rows.append([images[index], colour_mask(masks[index]), image, colour_mask(mask)])
             names.append(name)
@@ -155,8 +155,10 @@ def main() -> None:
 
     from lib.data import load
 
-    data = load(args.data)
+    data = load(args.data, test=False)
     clean = ~data.outliers
+    if not clean.any():
+        raise UserError(f"{data.source}: no training tiles in it; name a file with training_set")
     draw(args.draw, data.images[clean], data.masks[clean], args.seed)
     console.facts(data=data.source, tiles=int(clean.sum()), picture=args.draw)
     console.result(data=data.source, picture=args.draw)

@@ -18,7 +18,7 @@ BIG_ROCK = CLASSES.index("big rock")
 
 SMALLEST = {"rock": 12, "ground": 64}  # pixels; smaller ones are label noise
 LARGEST = 0.5  # share of the tile; what covers more is no object but the tile itself
-THINNEST = 0.2  # least thickness, as a share of the area's root (a square has 0.5); thinner slivers are label noise
+THINNEST = 0.25  # least thickness, as a share of the area's root (a square has 0.5); thinner slivers are label noise
 SOFTNESS = {"rock": 0.8, "ground": 2.0}  # standard deviation of the edge's blur, in pixels: ground fades, rocks do not
 GAIN = (0.6, 1.6)  # how far a paste may be darkened or lightened
 

@@ -61,7 +61,7 @@ class General:
         # blows shadows up to noise at a tenth of the speed (equalise)
         self.policy = self.geometric | {
             "contrast": Step(contrast, lambda s: _per_image(1 + s / 2), moves=False),
-            "brightness": Step(brightness, lambda s: _per_image(s * 96), moves=False),
+            "brightness": Step(brightness, lambda s: _per_image(s * 48), moves=False),
             "sharpness": Step(sharpness, lambda s: _per_image(s), moves=False),
             "auto-contrast": Step(layers.AutoContrast((0, 255), **exact), lambda s: None, moves=False),
         }
