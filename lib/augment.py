@@ -128,11 +128,12 @@ def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> Non
     """
     from lib.figures import colour_mask, tile_grid
 
+    nothing = Config(**NOTHING, seed=seed)
     rng = generator(seed)
     rock, ground = (masks == BIG_ROCK).mean(axis=(1, 2)), (masks > 0).mean(axis=(1, 2))
     rows, names = [], []
     for name, fields in APPROACHES.items():
-        augmenter = Augmenter(images, masks, Config(**{**NOTHING, **fields}, seed=seed))
+        augmenter = Augmenter(images, masks, nothing.replace(**fields))
         shown = rock if augmenter.general else ground
         best = np.argsort(-shown, kind="stable")[: max(len(shown) // 50, 2)]
         for index in rng.permutation(best)[:2]:
