@@ -127,7 +127,7 @@ def _script(job: Job) -> tuple[str, str]:
     payload = json.dumps({"job": dataclasses.asdict(job), "files": files}, sort_keys=True)
     entry = (ROOT / "kernels" / "entry.py").read_text()
     bundle = hashlib.sha256((entry + payload).encode()).hexdigest()[:16]
-    # gzip would note the time, and no two bundles were the same
+    # Left to itself gzip notes the time, and no two bundles would be the same
     packed = base64.b64encode(gzip.compress(payload.encode(), mtime=0)).decode()
     lines = "\n".join(textwrap.wrap(packed, 120))
     script = entry.replace('BUNDLE = ""', f'BUNDLE = "{bundle}"')

@@ -91,7 +91,12 @@ def test_expired_token(run):
     assert_refused(process, "https://www.kaggle.com/settings/api")
 
 
-OAUTH = {"refresh_token": "r", "access_token": TOKEN, "access_token_expiration": "2999-01-01T00:00:00Z", "username": USER}
+OAUTH = {
+    "username": USER,
+    "refresh_token": "r",
+    "access_token": TOKEN,
+    "access_token_expiration": "2999-01-01T00:00:00Z",
+}
 
 
 @pytest.mark.parametrize(

@@ -452,7 +452,7 @@ def test_attach_to_no_kernel(push):
 
 
 class Machine(Session):
-    """Kaggle's machine: really runs what is pushed, in a folder of its own, with nothing but the kernel and the data."""
+    """Kaggle's machine: really runs what is pushed, in a folder of its own that holds the kernel and the data alone."""
 
     def __init__(self, request: dict, root: Path, data: Path):
         self._working, self._log = root / "working", root / "log"
@@ -461,8 +461,9 @@ class Machine(Session):
             folder.mkdir(parents=True)
         shutil.copy(data, mounted / "mars_for_students.npz")
         (root / "kernel.py").write_text(request["text"])
-        nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {"PATH": os.environ["PATH"], "MARS_KAGGLE_ROOT": str(root), "TF_CPP_MIN_LOG_LEVEL": "3", **nowhere}
+        nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+        quiet_cpu = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+        environment = {"PATH": os.environ["PATH"], "MARS_KAGGLE_ROOT": str(root), **quiet_cpu, **nowhere}
         with open(self._log, "w") as log:
             command = [sys.executable, "kernel.py"]
             self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
