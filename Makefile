@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test table1
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -19,3 +19,6 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q tests
+
+table1: .venv/installed
+	$(BIN)/python table1.py --setting $(or $(SETTING),laptop) $(if $(DATA),--data $(DATA))

@@ -29,7 +29,7 @@ def main() -> None:
 
     runs = find_runs(args.run, args.runs)
     dataset = data.load(args.data, test=False)
-    count, tiles = data.read_test(args.data, CHUNK)
+    count, tiles = (0, iter(())) if args.score_only else data.read_test(args.data, CHUNK)
     console.facts(
         runs=", ".join(str(run.folder) for run in runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {count} test tiles",
@@ -50,7 +50,7 @@ def main() -> None:
             save(args.out, count, masks, made_by)
         console.line(f"\n{args.out}: masks of {count} test tiles")
         console.line(f"next: python submission.py {args.out}")
-    else:
+    elif not args.score_only:
         console.line("\nno test_set in the data: nothing to predict")
     console.result(masks=args.out if count else None, **validation)
 
@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest")
     parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
+    parser.add_argument("--score-only", action="store_true", help="the validation score, no test tiles")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--out", type=Path, default=Path("masks.npz"), metavar="FILE", help="where the masks go")

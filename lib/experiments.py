@@ -57,6 +57,29 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment("sixth", "transformer blocks before and after both bottlenecks", "fifth", dict(transformer="bottleneck")),
         Experiment("seventh", "dual attention in place of the transformers", "sixth", dict(transformer="none", attention="dual")),
+        # The report credits the pyramid for the jump from the fourth to the fifth. Background left the loss at the same
+        # rung; these two tell the changes apart.
+        Experiment(
+            "fourth_ignoring",
+            "the fourth with background left out of loss and prediction",
+            "fourth",
+            dict(ignore_background=True, predict_background=False),
+        ),
+        Experiment(
+            "fifth_counting",
+            "the fifth with background in loss and prediction",
+            "fifth",
+            dict(ignore_background=False, predict_background=True),
+        ),
+        # The report's future work (section 7)
+        Experiment("three_unets", "three nested U-Nets", "seventh", dict(nesting=3)),
+        Experiment("depth_five", "five poolings", "seventh", dict(depth=5)),
+        Experiment(
+            "spare_transformer",
+            "one transformer block at the coarsest level, slow and often skipped",
+            "seventh",
+            dict(transformer="coarsest", transformer_rate=0.1, stochastic_depth=0.2),
+        ),
     )
 }
 

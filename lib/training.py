@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -157,7 +158,7 @@ def train_fold(
     console.facts(
         fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
         f"{len(split.validation)} to validate on",
-        device=devices(),
+        device=device(),
         parameters=f"{model.count_params():,}",
         run=run.folder,
     )
@@ -219,13 +220,24 @@ def constant_score(train_masks: np.ndarray, masks: np.ndarray) -> float:
     return mean_iou(confusion_matrix(masks, np.full_like(masks, commonest)))
 
 
-def devices() -> str:
-    """What Keras computes on, in words: `tensorflow on cpu:0`."""
-    return f"{keras.backend.backend()} on {', '.join(keras.distribution.list_devices())}"
+def device() -> str:
+    """What Keras computes on, in words: `tensorflow on 2 CPU cores`, `jax on NVIDIA H100 80GB HBM3`."""
+    backend = keras.backend.backend()
+    names = [f"{os.cpu_count()} CPU cores"]
+    if backend == "jax":
+        import jax
+
+        names = [item.device_kind for item in jax.devices() if item.platform != "cpu"] or names
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or names
+    return f"{backend} on {', '.join(names)}"
 
 
 def environment() -> dict[str, object]:
-    """Versions, backend, devices and the code's commit: what a result depends on besides config and data."""
+    """Versions, backend, device and the code's commit: what a result depends on besides config and data."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
@@ -236,6 +248,6 @@ def environment() -> dict[str, object]:
         "keras": keras.__version__,
         keras.backend.backend(): backend.__version__,
         "numpy": np.__version__,
-        "devices": keras.distribution.list_devices(),
+        "device": device(),
         "commit": commit.stdout.strip() or None,
     }

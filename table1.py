@@ -1,0 +1,165 @@
+"""Repeats the report's Table 1: every rung of the ladder under one budget, on the same folds and seeds.
+
+    python table1.py                                  a laptop's setting, on the default data
+    python table1.py --setting gpu --data FILE        full width
+    make table1                                       the same as the first
+
+Goes on where it stopped: finished runs are not trained again. Writes <runs>/table1-<setting>/table1.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.experiments import EXPERIMENTS, make_config
+from lib.files import replacing
+
+HERE = Path(__file__).resolve().parent
+
+# Table 1 of the report: validation and inference (leaderboard) mean IoU in percent
+REPORTED = {
+    "first": (43.92, 42.38),
+    "second": (48.04, 45.63),
+    "third": (48.05, 47.03),
+    "fourth": (56.82, 50.47),
+    "fifth": (63.29, 69.70),
+    "sixth": (64.01, 68.53),
+    "seventh": (64.90, 69.91),
+}
+RUNGS = ("first", "second", "third", "fourth", "fourth_ignoring", "fifth_counting", "fifth", "sixth", "seventh")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rungs of a table have in common."""
+
+    options: tuple[str, ...]
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+SETTINGS = {
+    "laptop": Setting(("--tiny",), ("epochs=10", "plateau_patience=4"), (0, 1)),
+    "gpu": Setting((), ("epochs=40", "plateau_patience=8", "precision=mixed_float16"), (0, 1)),
+}
+
+
+def main() -> None:
+    """Trains what is missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", choices=SETTINGS, default="laptop")
+    parser.add_argument("--experiments", nargs="+", default=list(RUNGS), metavar="NAME", help="rungs; default: the report's")
+    parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
+    parser.add_argument("--fold", default="0", help="a fold's number or all; default 0")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: the setting's")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all rungs alike")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs lie")
+    add_console_options(parser)
+    args = parser.parse_args()
+    console = Console(args.quiet, args.json)
+
+    setting = SETTINGS[args.setting]
+    overrides = [*setting.overrides, *args.set]
+    for name in args.experiments:
+        make_config(name).override(overrides)  # a wrong name or override fails now, not after hours
+    seeds = args.seeds or list(setting.seeds)
+    folder = args.runs / f"table1-{args.setting}"
+    jobs = [(name, seed) for name in args.experiments for seed in seeds]
+    common = [*(["--data", args.data] if args.data else [])]
+    console.facts(table=folder / "table1.md", trainings=len(jobs), settings=" ".join([*setting.options, *overrides]))
+
+    def job(name: str, seed: int) -> dict:
+        runs = folder / f"seed_{seed}"
+        _script(
+            "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
+            "--set", f"seed={seed}", *overrides,
+        )  # fmt: skip
+        result = summary(runs / name, _script("infer.py", str(runs / name), *common, "--tta", "--score-only"))
+        console.line(f"{name} seed {seed}: {result['plain']:.2f}, with --tta {result['tta']:.2f}")
+        return result
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = list(pool.map(lambda pair: job(*pair), jobs))
+    by_rung: dict[str, list[dict]] = {}
+    for (name, _), result in zip(jobs, results):
+        by_rung.setdefault(name, []).append(result)
+    text = markdown(by_rung, seeds, args.fold, [*setting.options, *overrides])
+    with replacing(folder / "table1.md") as stream:
+        stream.write(text)
+    console.line("\n" + text)
+    console.result(table=folder / "table1.md", rungs=by_rung)
+
+
+def _script(name: str, *arguments: str) -> dict:
+    """Runs one of the project's scripts with --json and returns what it printed. Raises UserError with its error line."""
+    command = [sys.executable, str(HERE / name), *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise UserError(f"{name} {' '.join(arguments)}: {lines[-1].removeprefix('error: ')}; run it alone to see more")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(experiment: Path, validation: dict) -> dict:
+    """What the table needs of one experiment and seed; scores in percent, over all trained folds."""
+    folds = [json.loads(path.read_text()) for path in sorted(experiment.glob("fold_*/metrics.json"))]
+    environment = json.loads(next(experiment.glob("fold_*/environment.json")).read_text())
+    split = json.loads(next(experiment.glob("fold_*/split.json")).read_text())
+    return {
+        "plain": 100 * validation["plain"]["mean_iou"],
+        "tta": 100 * validation["tta"]["mean_iou"],
+        "big_rock": 100 * (validation["plain"]["iou"]["big rock"] or 0.0),
+        "tiles": validation["tiles"],
+        "parameters": folds[0]["parameters"],
+        "epoch_seconds": sum(fold["seconds"] for fold in folds) / sum(fold["epochs"] for fold in folds),
+        "device": environment["device"],
+        "data": f"{split['data']['source']} (digest {split['data']['digest'][:12]})",
+    }
+
+
+def markdown(by_rung: dict[str, list[dict]], seeds: list[int], fold: str, settings: list[str]) -> str:
+    """The table: report's scores beside ours, mean and standard deviation over seeds."""
+    one = next(iter(by_rung.values()))[0]
+    lines = [
+        "| experiment | change | report: val. / inference | validation | with `--tta` | big rock | parameters | s per epoch |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, results in by_rung.items():
+        report = " / ".join(f"{score:.2f}" for score in REPORTED[name]) if name in REPORTED else "-"
+        cells = [_spread([result[key] for result in results]) for key in ("plain", "tta", "big_rock")]
+        seconds = statistics.mean(result["epoch_seconds"] for result in results)
+        lines.append(
+            f"| {name} | {EXPERIMENTS[name].summary} | {report} | {' | '.join(cells)} "
+            f"| {results[0]['parameters'] / 1e6:.2f} M | {seconds:.1f} |"
+        )
+    lines += [
+        "",
+        f"Mean IoU in percent on fold {fold} ({one['tiles']} tiles), mean ± standard deviation over seeds {_list(seeds)}; "
+        f"big rock: its IoU without `--tta`. Data: {one['data']}. Budget: `{' '.join(settings)}`. "
+        f"Hardware: {one['device']}. The report's figures are of the competition's own file and leaderboard: "
+        "compare steps, not levels.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def _list(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+if __name__ == "__main__":
+    run_main(main)
