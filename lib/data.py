@@ -283,11 +283,18 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", help="npz file; default: the competition's, else generated terrain")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw it: class bars, samples, outliers, duplicates")
     add_console_options(parser)
     args = parser.parse_args()
     console = Console(args.quiet, args.json)
-    found = facts(load(args.file))
+    dataset = load(args.file)
+    found = facts(dataset)
     report(found, console)
+    if args.picture:
+        from lib import audit, figures
+
+        figures.audit(args.picture, audit.audit(dataset), dataset)
+        console.line(f"\n{args.picture}: drawn")
     console.result(**found)
 
 

@@ -1,12 +1,17 @@
-"""Every picture that the project draws, in one palette: tiles, masks, error maps, curves, confusion, the data's audit."""
+"""Every picture that the project draws, in one palette: tiles, masks, errors, curves, confusion, the data's audit."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lib.audit import Audit
+from lib.data import Dataset
+from lib.evaluation import Evaluation
 from lib.files import replacing
 from lib.metrics import CLASSES
 
@@ -16,10 +21,30 @@ PALETTE = np.array([(30, 34, 38), (154, 107, 24), (70, 200, 242), (236, 224, 158
 ERRORS = {"right": (240, 242, 244), "wrong": (214, 69, 12), "not scored": (158, 164, 170)}
 """RGB of an error map's three kinds of pixel."""
 
+LINES = ("#1b7fcf", "#d9541a", "#12936a", "#c65fae", "#a07b00", "#8a6fe8", "#7b7f88")
+"""Colours of curves, each with a contrast above 3.5 on white and on a dark page."""
+
+DASHES = ("", "6 2", "2 2", "8 2 2 2")
+"""SVG dash patterns that tell curves apart where colours do not."""
+
+CURVES = {"loss": "loss", "mean_iou": "mean IoU", "learning_rate": "learning rate"}
+"""Columns of history.csv that are drawn, and what they are called."""
+
+
+def line_style(number: int) -> tuple[str, str]:
+    """Colour and SVG dash pattern of the curve with this number."""
+    return LINES[number % len(LINES)], DASHES[number % len(DASHES)]
+
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
     """Labels 0..4 (..., H, W) -> RGB (..., H, W, 3) uint8."""
     return PALETTE[mask]
+
+
+def brighten(tile: np.ndarray) -> np.ndarray:
+    """A grey tile (H, W) uint8 stretched over the whole range for the eye: Mars is dim, and its contrasts are faint."""
+    low, high = np.percentile(tile, (0.5, 99.5))
+    return np.rint(255 * np.clip((tile - low) / max(high - low, 1), 0, 1)).astype(np.uint8)
 
 
 def error_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -30,6 +55,13 @@ def error_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Labels (..., H, W) of both -> RGB (..., H, W, 3) uint8 in the colours of ERRORS."""
     return np.array(list(ERRORS.values()), np.uint8)[error_kinds(truth, prediction)]
+
+
+def uncertainty_palette() -> np.ndarray:
+    """(16, 3) uint8 RGB for uncertainties of 0..255 in steps of sixteen, from certain to uncertain."""
+    import matplotlib
+
+    return np.rint(255 * matplotlib.colormaps["magma"](np.linspace(0, 1, 16))[:, :3]).astype(np.uint8)
 
 
 def tile_grid(
@@ -57,16 +89,185 @@ def tile_grid(
     figure = _figure((width, height))
     for column, title in enumerate(titles):
         left = gap + column * (across + gap)
-        figure.text((left + across / 2) / width, 1 - 0.08 / height, title, ha="center", va="top", weight="bold")
+        _text(figure, left + across / 2, 0.08, title, ha="center", va="top", weight="bold")
         for number, row in enumerate(rows):
-            low = height - top - (number + 1) * step
-            axes = figure.add_axes((left / width, low / height, across / width, down / height))
-            axes.imshow(row[column], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_axis_off()
+            _panel(figure, left, top + (number + 1) * step - down, across, row[column])
     for number, title in enumerate(row_titles):
-        figure.text(gap / width, (height - top - (number + 1) * step + down + 0.06) / height, title, fontsize=8)
+        _text(figure, gap, top + (number + 1) * step - down - 0.06, title, fontsize=8)
     _legend(figure, errors)
     _save(figure, path)
+
+
+def curves(path: str | os.PathLike, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Writes a PNG of loss, mean IoU and learning rate by epoch.
+
+    Args:
+        path: the PNG to write.
+        histories: rows of history.csv by the name that the legend prints.
+    """
+    figure = _figure((12, 3.8))
+    for axes, column in zip(figure.subplots(1, len(CURVES)), CURVES):
+        _draw_curve(axes, column, list(histories.items()))
+        axes.set_title(CURVES[column])
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncol=min(6, max(1, len(names))), frameon=False)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    _save(figure, path)
+
+
+def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> str:
+    """One curve picture as an `<svg>` element for a page: text stays text, black becomes the page's text colour.
+
+    Args:
+        column: a key of CURVES.
+        histories: (name, rows of history.csv); lines of one name share a style, the n-th name that of `line_style(n)`.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": column}):
+        figure = _figure((4.4, 3.0))
+        _draw_curve(figure.subplots(), column, histories)
+        figure.tight_layout()
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    # Its style sheet and fonts would reach beyond the picture
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;]*; ", "", svg, flags=re.DOTALL)
+    # Ids that nothing refers to would repeat from picture to picture
+    used = set(re.findall(r"[\"(]#([^\")]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    opening, rest = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', opening)[0]
+    return f'<svg {box} role="img" aria-label="{CURVES[column]} by epoch">{rest}'
+
+
+def confusion(path: str | os.PathLike, matrix: np.ndarray) -> None:
+    """Writes a PNG of a confusion matrix: counts, shaded by their share of the row.
+
+    Args:
+        path: the PNG to write.
+        matrix: (5, 5) pixels by (true label, predicted label); row 0 (never scored) is left out.
+    """
+    matrix = np.asarray(matrix)
+    counts, shares = matrix[1:], row_shares(matrix)[1:]
+    figure = _figure((6.4, 4.4))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        text = f"{counts[row, column]:,}\n{share:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.5 else "black", fontsize=9)
+    axes.set_xticks(range(len(CLASSES)), CLASSES)
+    axes.set_yticks(range(len(CLASSES) - 1), CLASSES[1:])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title("scored pixels, and their share of the true class", fontsize=10)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def audit(path: str | os.PathLike, facts: Audit, dataset: Dataset) -> None:
+    """Writes a PNG of the data's audit: class bars in pixels and tiles, samples of each class, outliers, duplicates.
+
+    Args:
+        path: the PNG to write.
+        facts: from `lib.audit.audit`.
+        dataset: the data that it speaks of.
+    """
+    across, gap, margin, bars = 1.28, 0.06, 1.0, 2.0  # inches: a tile pixel is a pixel
+    down = across * dataset.images.shape[1] / dataset.images.shape[2]
+    # Each strip: a name, and up to eight panels under it
+    pairs = [(CLASSES[label], _pairs(dataset, facts.samples[label])) for label in range(len(CLASSES))]
+    strips = [(name, panels) for name, panels in pairs if panels]
+    for group in facts.outliers[:2]:
+        panels = [colour_mask(dataset.masks[group[0]]), *dataset.images[group[:7]]]
+        strips.append((f"{len(group)} outliers:\none mask on\nall of them", panels))
+    for group in facts.duplicates[:2]:
+        strips.append((f"{len(group)} tiles of\none image", _pairs(dataset, group[:4])))
+    width = margin + 8 * (across + gap)
+    height = bars + 0.7 + len(strips) * (down + gap) + 0.5
+    figure = _figure((width, height))
+    for number, (what, counts, shares) in enumerate(facts.balance()):
+        left, across_bars = margin + number * width / 2, width / 2 - 2.2
+        axes = figure.add_axes((left / width, 1 - (bars - 0.05) / height, across_bars / width, (bars - 0.4) / height))
+        axes.barh(CLASSES, shares, color=PALETTE / 255, edgecolor="#555")
+        for label, (share, count) in enumerate(zip(shares, counts)):
+            text = f"{share:.2%}  ({count:,})"
+            axes.annotate(text, (share, label), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(what, fontsize=10, weight="bold", loc="left")
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    _text(figure, gap, bars + 0.2, " ".join(facts.sentences()), fontsize=9, va="top")
+    _text(figure, gap, bars + 0.42, "Samples: tile and mask", fontsize=9, va="top", weight="bold")
+    for number, (name, panels) in enumerate(strips):
+        upper = bars + 0.65 + number * (down + gap)
+        _text(figure, gap, upper + down / 2, name, va="center", fontsize=8)
+        for column, pixels in enumerate(panels):
+            _panel(figure, margin + column * (across + gap), upper, across, pixels)
+    _legend(figure)
+    _save(figure, path)
+
+
+def _pairs(dataset: Dataset, tiles: np.ndarray) -> list[np.ndarray]:
+    return [pixels for tile in tiles for pixels in (dataset.images[tile], colour_mask(dataset.masks[tile]))]
+
+
+def row_shares(matrix: np.ndarray) -> np.ndarray:
+    """Each row of a confusion matrix divided by its sum, float64; rows without pixels stay zero."""
+    sums = matrix.sum(axis=1, keepdims=True)
+    return np.divide(matrix, sums, out=np.zeros(matrix.shape), where=sums > 0)
+
+
+def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> None:
+    names = list(dict.fromkeys(name for name, _ in histories))
+    drawn = set()
+    for name, rows in histories:
+        points = [(row["epoch"], row[column]) for row in rows if column in row]
+        colour, dashes = line_style(names.index(name))
+        style = (0, tuple(map(int, dashes.split()))) if dashes else "solid"
+        # A single epoch is a dot, not an invisible line
+        marker = "o" if len(points) == 1 else None
+        label = None if name in drawn else name
+        axes.plot(*zip(*points) if points else ((), ()), color=colour, ls=style, lw=1.6, marker=marker, label=label)
+        drawn.add(name)
+    if column == "learning_rate":
+        # Whole decades, so that a rate that never fell has a labelled axis too
+        rates = [row[column] for _, rows in histories for row in rows if row.get(column, 0) > 0]
+        low, high = (np.log10([min(rates), max(rates)])) if rates else (-4, -3)
+        axes.set_yscale("log")
+        axes.set_ylim(10 ** np.floor(low) * 0.7, 10 ** np.ceil(high) * 1.4)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(color="#808080", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def mistakes(
+    path: str | os.PathLike,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    positions: Sequence[int],
+) -> None:
+    """Writes a PNG of validation tiles, a row each: tile, truth, prediction, error, uncertainty.
+
+    Args:
+        path: the PNG to write.
+        dataset: the data that was predicted.
+        evaluation: its predictions.
+        positions: which of them to show.
+    """
+    palette, scores = uncertainty_palette(), evaluation.scores()[:, 0]
+    rows, titles = [], []
+    for position in positions:
+        tile, answer = evaluation.tiles[position], evaluation.predictions[position]
+        truth, doubt = dataset.masks[tile], palette[evaluation.uncertainty[position] >> 4]
+        errors = colour_errors(truth, answer)
+        rows.append([brighten(dataset.images[tile]), colour_mask(truth), colour_mask(answer), errors, doubt])
+        titles.append(f"tile {tile}, mean IoU {100 * scores[position]:.1f}")
+    tile_grid(path, rows, ["tile", "truth", "prediction", "error", "uncertainty (bright: high)"], titles, errors=True)
 
 
 def _figure(size: tuple[float, float]):
@@ -77,6 +278,21 @@ def _figure(size: tuple[float, float]):
     figure = Figure(figsize=size, dpi=100)
     FigureCanvasAgg(figure)
     return figure
+
+
+def _panel(figure, left: float, top: float, across: float, pixels: np.ndarray) -> None:
+    """Shows grey or RGB pixels; all lengths in inches from the figure's upper left corner."""
+    width, height = figure.get_size_inches()
+    down = across * pixels.shape[0] / pixels.shape[1]
+    axes = figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def _text(figure, left: float, top: float, text: str, **style) -> None:
+    """Prints a text; lengths in inches from the figure's upper left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(left / width, 1 - top / height, text, **style)
 
 
 def _legend(figure, errors: bool = False) -> None:
