@@ -1,0 +1,135 @@
+"""What a trained system says of the tiles it never saw: predictions, doubt and scores, tile by tile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib.config import Config
+from lib.console import Console, UserError
+from lib.data import Dataset
+from lib.metrics import CLASSES, class_iou, confusion_matrix, mean_iou
+from lib.runs import Run
+
+CHUNK = 256  # tiles whose probabilities are held at a time: 42 MB
+_MATRIX = (len(CLASSES), len(CLASSES))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of N validation tiles of shape (H, W).
+
+    `tiles` (N,) int64 indices into the data; `predictions` (N, H, W) uint8 labels; `uncertainty` (N, H, W) uint8, the
+    entropy of the class probabilities, 255 where all are alike; `confusions` (N, 5, 5) int64.
+    """
+
+    tiles: np.ndarray
+    predictions: np.ndarray
+    uncertainty: np.ndarray
+    confusions: np.ndarray
+
+    @property
+    def scored(self) -> np.ndarray:
+        """(N,) bool: whether the tile has a pixel that the score counts."""
+        return self.confusions.any(axis=(1, 2))
+
+    def scores(self) -> np.ndarray:
+        """(N, 5) float64: mean IoU of each tile alone, then the IoU of labels 1 to 4; NaN where undefined."""
+        table = np.array([[mean_iou(matrix), *class_iou(matrix)[1:]] for matrix in self.confusions])
+        table = table.reshape(-1, len(CLASSES))  # for N = 0
+        table[~self.scored] = np.nan
+        return table
+
+    def worst_first(self) -> np.ndarray:
+        """Positions (not tile numbers) of the scored tiles by rising mean IoU."""
+        return np.argsort(self.scores()[:, 0], kind="stable")[: self.scored.sum()]
+
+
+@dataclass(frozen=True)
+class System:
+    """One experiment: the runs of its folds, which share a config and a folder."""
+
+    name: str
+    folder: Path
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> Config:
+        """The config that its runs share."""
+        return self.runs[0].config
+
+
+def systems(runs: Sequence[Run]) -> list[System]:
+    """Groups runs by experiment folder; named by it, and by the whole path where that is ambiguous."""
+    folders: dict[Path, list[Run]] = {}
+    for run in runs:
+        folders.setdefault(run.folder.parent, []).append(run)
+    names = [folder.name for folder in folders]
+    return [
+        System(folder.name if names.count(folder.name) == 1 else str(folder), folder, tuple(group))
+        for folder, group in folders.items()
+    ]
+
+
+def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Evaluation]:
+    """Predicts each run's validation tiles by that run's own network, without test-time views.
+
+    Args:
+        runs: of one config.
+        dataset: what they were trained on.
+        console: shows the progress.
+
+    Returns:
+        One Evaluation per run; empty where a run was trained on every tile.
+
+    Raises:
+        UserError: when a run was trained on other data, or its weights are damaged.
+    """
+    from lib.predict import labels, predict_probabilities, probability_model
+
+    for run in runs:
+        if run.split.digest != dataset.digest:
+            raise UserError(
+                f"{run.folder}: trained on other data ({run.split.source}) than {dataset.source}; name it with --data"
+            )
+    model = runs[0].build_model()
+    probabilities = probability_model(model)
+    found = []
+    with console.progress(sum(len(run.split.validation) for run in runs), runs[0].config.experiment, "tile") as bar:
+        for run in runs:
+            tiles, background = run.split.validation, run.config.predict_background
+            predictions, doubts = (np.empty((len(tiles), *dataset.images.shape[1:]), np.uint8) for _ in range(2))
+            run.weights(model)
+            for start in range(0, len(tiles), CHUNK):
+                part = slice(start, start + CHUNK)
+                chances = predict_probabilities(probabilities, dataset.images[tiles[part]])
+                predictions[part], doubts[part] = labels(chances, background), uncertainty(chances, background)
+                bar.update(len(chances))
+            confusions = [confusion_matrix(*pair) for pair in zip(dataset.masks[tiles], predictions)]
+            found.append(Evaluation(tiles, predictions, doubts, np.array(confusions, np.int64).reshape(-1, *_MATRIX)))
+    return found
+
+
+def join(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The evaluations of several folds as one."""
+    return Evaluation(
+        *(
+            np.concatenate([getattr(evaluation, field.name) for evaluation in evaluations])
+            for field in dataclasses.fields(Evaluation)
+        )
+    )
+
+
+def uncertainty(probabilities: np.ndarray, background: bool = False) -> np.ndarray:
+    """Entropy of the classes that may be predicted, (..., 5) -> (...) uint8: 0 certain, 255 all classes alike.
+
+    A background that is never predicted is never trained either: its probability means nothing and is left out.
+    """
+    chances = probabilities if background else probabilities[..., 1:]
+    chances = chances / np.maximum(chances.sum(axis=-1, keepdims=True), 1e-12)
+    entropy = -(chances * np.log(np.maximum(chances, 1e-12))).sum(axis=-1)
+    return np.rint(255 * np.clip(entropy / np.log(chances.shape[-1]), 0, 1)).astype(np.uint8)

@@ -1,0 +1,108 @@
+"""Shows in a page where runs are right and wrong: report.html, and pictures beside each run.
+
+    python report.py                           the newest experiment, all its folds
+    python report.py fifth seventh             two experiments side by side
+    python report.py seventh --picture FILE    only a picture of four tiles, as in the README
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from lib.console import Console, UserError, add_console_options, run_main
+
+SHOWN = 8  # tiles in worst.png and best.png
+
+
+def main() -> None:
+    """Reads the command line, predicts the validation tiles and draws."""
+    args = parse()
+    console = Console(args.quiet, args.json)
+    from lib import data
+    from lib.evaluation import evaluate, join, systems
+    from lib.runs import find_runs
+
+    chosen = systems(find_runs(args.run, args.runs))
+    dataset = data.load(args.data)
+    console.facts(
+        runs=", ".join(str(run.folder) for system in chosen for run in system.runs),
+        data=f"{dataset.source}: {len(dataset.images)} training tiles",
+    )
+    if args.picture:
+        draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, dataset, console)))
+        console.line(f"\n{args.picture}: written")
+        console.result(picture=args.picture)
+        return
+    evaluated = []
+    for system in chosen:
+        evaluations = evaluate(system.runs, dataset, console)
+        for run, evaluation in zip(system.runs, evaluations):
+            draw_run(run, evaluation, dataset)
+        evaluated.append((system, join(evaluations)))
+    write_page(args.out, evaluated, dataset, console)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="*", help="run folders, or experiment folders for all folds; default: the newest")
+    parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="where the page goes")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw four validation tiles, nothing else")
+    add_console_options(parser)
+    return parser.parse_args()
+
+
+def draw_run(run, evaluation, dataset) -> None:
+    """curves.png beside the run, and where it has a validation fold confusion.png, worst.png and best.png."""
+    from lib import figures
+
+    figures.curves(run.folder / "curves.png", {f"{run.folder.parent.name}/{run.folder.name}": run.history()})
+    order = evaluation.worst_first()
+    if len(order):
+        figures.confusion(run.folder / "confusion.png", evaluation.confusions.sum(axis=0))
+        figures.mistakes(run.folder / "worst.png", dataset, evaluation, order[:SHOWN])
+        figures.mistakes(run.folder / "best.png", dataset, evaluation, order[::-1][:SHOWN])
+
+
+def draw_sample(path: Path, dataset, evaluation) -> None:
+    """Four validation tiles of three or more true classes, from rather bad to rather good.
+
+    Raises UserError when there is none.
+    """
+    from lib import figures
+
+    order = evaluation.worst_first()
+    varied = [n for n in order if len(np.unique(dataset.masks[evaluation.tiles[n]])) >= 3]
+    if not varied:
+        raise UserError("--picture: the run has no validation tile of three classes; name a run with a validation fold")
+    figures.mistakes(path, dataset, evaluation, [varied[int(share * len(varied))] for share in (0.2, 0.4, 0.6, 0.8)])
+
+
+def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
+    """Writes the report and prints the scores in it."""
+    from lib.audit import audit
+    from lib.files import replacing
+    from lib.metrics import CLASSES, scores
+    from lib.report import build
+
+    text = build(evaluated, dataset, audit(dataset))
+    with replacing(path, encoding="utf-8") as stream:
+        stream.write(text)
+    results = {system.name: scores(evaluation.confusions.sum(axis=0)) for system, evaluation in evaluated}
+    rows = []
+    for name, found in results.items():
+        ious = [found["mean_iou"], *(found["iou"][label] for label in CLASSES[1:])]
+        rows.append([name, *("-" if iou is None else f"{100 * iou:.2f}" for iou in ious)])
+    console.line("\nvalidation, intersection over union in percent")
+    console.table(["system", "mean IoU", *CLASSES[1:]], rows)
+    console.line(f"\n{path}: {len(text.encode()) / 1e6:.1f} MB; open it in a browser")
+    console.result(report=path, systems=results)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,443 @@
+"""The report: what it says, that it needs no other file, and that it works in a browser with and without scripts."""
+
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lib import report, runs
+from lib.audit import audit
+from lib.config import Config
+from lib.data import Dataset
+from lib.evaluation import Evaluation, System, evaluate, join, systems, uncertainty
+from lib.metrics import confusion_matrix
+from lib.report import elements, gallery
+from lib.report.page import with_views
+
+TILES = 24
+
+
+def make_dataset(seed=0, tiles=TILES):
+    """Tiles of two classes each; the last three show big rock; the first two are one image."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (tiles, 64, 128), dtype=np.uint8)
+    images[1] = images[0]
+    masks = np.ones((tiles, 64, 128), np.uint8)
+    masks[:, :, 64:] = 2 + (np.arange(tiles) % 2)[:, None, None]
+    masks[-3:, :16, :16] = 4
+    masks[:, :2] = 0
+    nothing = np.zeros((0, 64, 128), np.uint8)
+    return Dataset("made for tests", images, masks, np.zeros(tiles, bool), nothing, None, "d" * 64)
+
+
+def make_run(folder, config, validation, dataset):
+    """A run folder with everything but weights."""
+    split = runs.Split(dataset.source, dataset.digest, 0, np.array([0]), validation)
+    runs.write_text(folder / runs.CONFIG, config.to_json())
+    runs.write_text(folder / runs.SPLIT, split.to_json())
+    runs.write_json(folder / runs.METRICS, {"parameters": 1234567, "epochs": 3, "best_epoch": 2, "seconds": 63.0})
+    columns = "epoch,loss,learning_rate,mean_iou"
+    runs.write_text(folder / runs.HISTORY, columns + "\n1,1.5,0.001,0.2\n2,1.2,0.001,0.4\n3,1.1,0.0001,0.3\n")
+    return runs.Run.open(folder)
+
+
+def make_evaluation(dataset, tiles, share):
+    """Predictions that are wrong on a share of the columns that grows with the tile's number, times `share`."""
+    predictions = dataset.masks[tiles].copy()
+    for place, tile in enumerate(tiles):
+        wrong = int(128 * share * tile / len(dataset.masks))
+        predictions[place, :, :wrong] = 3
+    confusions = np.array([confusion_matrix(*pair) for pair in zip(dataset.masks[tiles], predictions)])
+    return Evaluation(tiles, predictions, np.full_like(predictions, 40), confusions)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Two systems, validated on all tiles but the first, and on all but the first and the last."""
+    folder, dataset = tmp_path_factory.mktemp("runs"), make_dataset()
+    found = []
+    for name, share, tiles in (("good", 0.5, np.arange(1, TILES)), ("<bad>", 1.0, np.arange(1, TILES - 1))):
+        config = Config(experiment=name, depth=3 if name == "good" else 4)
+        run = make_run(folder / name.strip("<>") / "fold_0", config, tiles, dataset)
+        found.append((System(name, run.folder.parent, (run,)), make_evaluation(dataset, tiles, share)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def text(evaluated):
+    dataset = make_dataset()
+    return report.build(evaluated, dataset, audit(dataset))
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and the stack of those left open."""
+
+    VOID = ("meta", "link", "img", "input", "path", "use")
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_every_element_is_closed_and_no_id_comes_twice(text):
+    page = Page(text.split("<script>")[0] + "</body></html>")
+    assert not page.open
+    ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_needs_no_network(text):
+    for _, attributes in Page(text).found:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            assert re.match("data:|#", attributes.get(name, "#")), attributes
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+
+
+def test_every_picture_has_a_text(text):
+    pictures = [attributes for tag, attributes in Page(text).found if tag == "img"]
+    assert len(pictures) > 5 * TILES / 2
+    assert all(len(attributes["alt"]) > 5 for attributes in pictures)
+
+
+def test_names_are_escaped(text):
+    assert "&lt;bad&gt;" in text and "<bad>" not in text
+
+
+def test_only_settings_that_differ_are_shown(text):
+    settings = text.split('id="settings"')[1].split("</section>")[0]
+    assert ">depth<" in settings and ">width<" not in settings
+
+
+def test_scores_of_other_tiles_are_said_to_compare_loosely(text, evaluated):
+    dataset = make_dataset()
+    assert "compare only loosely" in text
+    assert "compare only loosely" not in report.build(evaluated[:1], dataset, audit(dataset))
+
+
+def test_the_report_shows_the_scores_of_the_evaluation(text, evaluated):
+    matrix = evaluated[0][1].confusions.sum(axis=0)
+    iou = matrix[1, 1] / (matrix[1].sum() + matrix[:, 1].sum() - matrix[1, 1])
+    assert f"{100 * iou:.2f}" in text.split('id="settings"')[0]
+    assert f"{matrix[1, 1]:,}" in text.split('id="confusion"')[1]
+
+
+def test_duplicates_are_in_the_audit(text):
+    assert "2 training tiles repeat an image, in 1 group." in text
+
+
+@pytest.mark.parametrize("runs_in_it, found", [(["fold_0"], True), (["fold_0", "fold_1"], False)])
+def test_scores_with_views_count_for_exactly_these_runs(tmp_path, runs_in_it, found):
+    run = make_run(tmp_path / "seventh" / "fold_0", Config(), np.arange(3), make_dataset())
+    names = [str(tmp_path / "seventh" / name) for name in runs_in_it]
+    runs.write_json(tmp_path / "seventh" / runs.VALIDATION, {"runs": names, "tta": {"mean_iou": 0.5}})
+    assert bool(with_views(System("seventh", tmp_path / "seventh", (run,)))) == found
+
+
+def test_the_gallery_keeps_to_its_room(evaluated):
+    dataset = make_dataset()
+    whole = gallery.build(evaluated, dataset, 10**9)
+    none = gallery.build(evaluated, dataset, 0)
+    room = (len(whole) - len(none)) // 2
+    part = gallery.build(evaluated, dataset, room)
+    assert none.count("<article") == 0 < part.count("<article") < whole.count("<article") == TILES - 1
+    assert len(part.encode()) <= len(none.encode()) + room + 10
+
+
+def test_a_report_of_many_systems_stays_below_the_limit(evaluated):
+    dataset = make_dataset(tiles=100)
+    dataset.masks[:, 8:16, :16] = 4  # every tile would be shown
+    tiles = np.arange(100)
+    many = [(dataclasses.replace(evaluated[0][0], name=f"s{n}"), make_evaluation(dataset, tiles, 1)) for n in range(8)]
+    noise = np.random.default_rng(0).integers(0, 256, (100, 64, 128), dtype=np.uint8)
+    many = [(system, dataclasses.replace(found, uncertainty=noise)) for system, found in many]
+    text = report.build(many, dataset, audit(dataset))
+    assert 0.9 * report.LIMIT < len(text.encode()) < report.LIMIT == 5_000_000
+
+
+def test_the_gallery_starts_with_the_worst_tile_and_takes_turns(evaluated):
+    dataset = make_dataset()
+    evaluation = evaluated[0][1]
+    places = [{int(tile): place for place, tile in enumerate(evaluation.tiles)}]
+    order = gallery.ranking(places, [evaluation.scores()])
+    assert gallery.telling(order, dataset)[:2] == [order[0], order[-1]]
+    assert order[-1] == 1  # its predictions have the fewest wrong columns
+    assert set(gallery.telling(order, dataset)) >= {TILES - 3, TILES - 2, TILES - 1}
+
+
+def test_tiles_without_a_scored_pixel_have_no_score(evaluated):
+    dataset = make_dataset()
+    dataset.masks[3] = 0
+    evaluation = make_evaluation(dataset, np.array([2, 3]), 0.5)
+    assert np.isnan(evaluation.scores()[1]).all() and evaluation.worst_first().tolist() == [0]
+
+
+def test_uncertainty_goes_from_none_to_all_and_leaves_an_untrained_background_out():
+    certain, even = np.array([0, 1, 0, 0, 0.0]), np.full(5, 0.2)
+    background = np.array([0.9, 0.1, 0, 0, 0])
+    assert uncertainty(np.array([certain, even, background])).tolist() == [0, 255, 0]
+    assert uncertainty(background, background=True) > 40
+
+
+def test_runs_of_one_folder_are_one_system(tmp_path):
+    dataset = make_dataset()
+    folders = ["a/seventh/fold_0", "a/seventh/fold_1", "b/seventh/fold_0", "b/fifth/fold_0"]
+    found = systems([make_run(tmp_path / folder, Config(), np.arange(2), dataset) for folder in folders])
+    assert [len(system.runs) for system in found] == [2, 1, 1]
+    assert [system.name for system in found] == [str(tmp_path / "a/seventh"), str(tmp_path / "b/seventh"), "fifth"]
+
+
+def test_evaluation_predicts_each_fold_by_its_own_weights(tmp_path):
+    from lib.console import Console, UserError
+
+    dataset = make_dataset()
+    config = Config(width=2, depth=1, nesting=1, dspp_rates=(), attention="none")
+    found = [make_run(tmp_path / f"fold_{n}", config, np.array([2 * n, 2 * n + 1]), dataset) for n in range(2)]
+    for number, run in enumerate(found):
+        model = run.build_model()
+        layer = model.get_layer("logits")
+        layer.set_weights([0 * layer.get_weights()[0], np.eye(5, dtype=np.float32)[number + 1]])
+        model.save_weights(run.folder / runs.WEIGHTS)
+    evaluation = join(evaluate(found, dataset, Console(quiet=True)))
+    assert evaluation.tiles.tolist() == [0, 1, 2, 3]
+    assert [np.unique(mask).tolist() for mask in evaluation.predictions] == [[1], [1], [2], [2]]
+    assert evaluation.confusions.sum() == (dataset.masks[:4] > 0).sum()
+    with pytest.raises(UserError, match="other data"):
+        evaluate(found, dataclasses.replace(dataset, digest="e" * 64), Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data file, and beside it runs/seventh/fold_0 with weights that nobody trained."""
+    from lib.data import load
+
+    folder, dataset = tmp_path_factory.mktemp("trained"), make_dataset()
+    np.savez(folder / "data.npz", training_set=np.stack([dataset.images, dataset.masks], axis=1))
+    config = Config(width=2, depth=1, nesting=1, dspp_rates=(), attention="none")
+    run = make_run(folder / "runs/seventh/fold_0", config, np.arange(8), load(str(folder / "data.npz")))
+    run.build_model().save_weights(run.folder / runs.WEIGHTS)
+    return folder
+
+
+def run_script(folder, monkeypatch, *arguments):
+    import report as script
+
+    options = ["--data", str(folder / "data.npz"), "--runs", str(folder / "runs"), "--out", str(folder / "report.html")]
+    monkeypatch.setattr("sys.argv", ["report.py", *options, *arguments])
+    script.main()
+
+
+def test_the_script_writes_the_page_and_pictures_beside_the_run(trained, monkeypatch, capsys):
+    run_script(trained, monkeypatch, "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert 0 <= printed["systems"]["seventh"]["mean_iou"] <= 1
+    assert (trained / "report.html").read_text().count("<article") == 8
+    names = {path.name for path in (trained / "runs/seventh/fold_0").glob("*.png")}
+    assert names == {"curves.png", "confusion.png", "worst.png", "best.png"}
+
+
+def test_the_script_draws_four_tiles(trained, monkeypatch, capsys):
+    import matplotlib.image
+
+    run_script(trained, monkeypatch, "seventh", "--picture", str(trained / "docs/terrain.png"))
+    assert "terrain.png" in capsys.readouterr().out
+    height, width, _ = matplotlib.image.imread(trained / "docs/terrain.png").shape
+    assert width > 5 * 256 and height > 4 * 128
+
+
+def test_other_data_is_one_line(trained, monkeypatch):
+    from lib.console import UserError
+
+    dataset = make_dataset(seed=1)
+    np.savez(trained / "other.npz", training_set=np.stack([dataset.images, dataset.masks], axis=1))
+    with pytest.raises(UserError, match="trained on other data .* name it with --data"):
+        run_script(trained, monkeypatch, "--data", str(trained / "other.npz"))
+
+
+def test_pictures_keep_their_pixels():
+    import base64
+    import io
+
+    from PIL import Image
+
+    labels = np.arange(5, dtype=np.uint8).reshape(1, 5).repeat(64, 0)
+    palette = np.arange(15, dtype=np.uint8).reshape(5, 3)
+    data = elements.indexed(labels, palette).removeprefix("data:image/png;base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (np.array(image.convert("RGB")) == palette[labels]).all()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_controls_have_contrast(text, scheme):
+    def brightness(colour):
+        share = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return light @ [0.2126, 0.7152, 0.0722]
+
+    colours = dict(re.findall(r"--(\w+): (#\w{6});", text.split(":root {")[1 if scheme == "light" else 2]))
+    for ink in ("ink", "soft", "accent"):
+        for paper in ("paper", "fill"):
+            dark, light = sorted([brightness(colours[ink]), brightness(colours[paper])])
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, paper)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium; the tests that drive it are skipped where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("no Chromium with chromedriver installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (
+        "headless=new no-sandbox disable-gpu disable-quic disable-dev-shm-usage no-first-run "
+        "disable-background-networking disable-component-update disable-sync window-size=1280,900"
+    ).split():
+        options.add_argument("--" + flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def page(browser, text, tmp_path):
+    """The report opened from disk at 1280 pixels; the console must stay empty."""
+    path = tmp_path / "report.html"
+    path.write_text(text)
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def shown(page):
+    """Numbers of the tiles in the gallery, in its order."""
+    script = "return [...document.querySelectorAll('#picks button')].map((button) => button.tile.name)"
+    return [int(name.split()[1]) for name in page.execute_script(script)]
+
+
+def choose(page, menu, text):
+    from selenium.webdriver.support.select import Select
+
+    Select(page.find_element("id", menu)).select_by_visible_text(text)
+
+
+def press(page, key):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(page).send_keys(key).perform()
+
+
+def test_the_gallery_filters_by_class_and_by_big_rock(page):
+    dataset = make_dataset()
+    assert sorted(shown(page)) == list(range(1, TILES))
+    choose(page, "class", "sand")
+    assert sorted(shown(page)) == [tile for tile in range(1, TILES) if (dataset.masks[tile] == 3).any()]
+    choose(page, "class", "any")
+    page.find_element("id", "rock").click()
+    assert sorted(shown(page)) == [TILES - 3, TILES - 2, TILES - 1]
+    page.find_element("id", "rock").click()
+    assert len(shown(page)) == TILES - 1
+
+
+def test_the_gallery_orders_by_the_chosen_systems_score(page, evaluated):
+    for number, (system, evaluation) in enumerate(evaluated):
+        choose(page, "system", system.name)
+        scores = dict(zip(evaluation.tiles.tolist(), evaluation.scores()[:, 0]))
+        assert set(shown(page)) == set(scores)
+        choose(page, "order", "worst first")
+        assert np.diff([scores[tile] for tile in shown(page)]).min() >= -1e-4
+        choose(page, "order", "best first")
+        assert np.diff([scores[tile] for tile in shown(page)]).max() <= 1e-4
+
+
+def test_a_class_without_tiles_says_so(page):
+    page.execute_script("document.querySelector('#class').add(new Option('nothing', '9'))")
+    choose(page, "class", "nothing")
+    assert shown(page) == [] and "No tile" in page.find_element("id", "caption").text
+
+
+def test_the_slider_blends_the_mask_over_the_tile(page):
+    from selenium.webdriver.common.keys import Keys
+
+    slider = page.find_element("id", "blend")
+    over = "return getComputedStyle(document.querySelectorAll('#views .stack')[1].children[1]).opacity"
+    before = float(page.execute_script(over))
+    caption = page.find_element("id", "caption").text
+    slider.send_keys(Keys.END)
+    assert float(page.execute_script(over)) == 1 > before
+    slider.send_keys(Keys.HOME)
+    assert float(page.execute_script(over)) == 0
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert float(page.execute_script(over)) == pytest.approx(0.01)
+    assert page.find_element("id", "caption").text == caption  # the slider's arrows do not turn the page
+
+
+def test_arrow_keys_go_through_the_tiles_and_around(page):
+    from selenium.webdriver.common.keys import Keys
+
+    order = shown(page)
+    caption = page.find_element("id", "caption")
+    assert caption.text.startswith(f"Tile {order[0]}:")
+    press(page, Keys.ARROW_RIGHT)
+    assert caption.text.startswith(f"Tile {order[1]}:") and f"(2 of {len(order)})" in caption.text
+    press(page, Keys.ARROW_LEFT)
+    press(page, Keys.ARROW_LEFT)
+    assert caption.text.startswith(f"Tile {order[-1]}:")
+    page.find_element("id", "next").click()
+    assert caption.text.startswith(f"Tile {order[0]}:")
+    page.find_elements("css selector", "#picks button")[3].click()
+    assert caption.text.startswith(f"Tile {order[3]}:")
+    current = page.find_elements("css selector", "#picks [aria-current=true]")
+    assert len(current) == 1 and str(order[3]) in current[0].text
+
+
+def test_without_scripts_the_page_is_a_plain_list(page):
+    page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    page.refresh()
+    assert len([tile for tile in page.find_elements("css selector", ".tile") if tile.is_displayed()]) == TILES - 1
+    assert not page.find_element("css selector", ".tools").is_displayed()
+    assert not page.find_element("css selector", ".viewer").is_displayed()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_phone_does_not_scroll_sideways(page, scripts):
+    page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.refresh()
+    assert page.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]["width"] == 400
+
+
+def test_dark_pages_are_dark(page):
+    for scheme, dark in (("light", False), ("dark", True)):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        paper = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == dark
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
