@@ -83,8 +83,8 @@ def duration(seconds: float) -> str:
 def classes_in(mask: np.ndarray) -> str:
     """`soil 61%, sand 39%`: the classes of a mask, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
-    order = np.argsort(-counts, kind="stable")
-    return ", ".join(f"{CLASSES[label]} {counts[label] / mask.size:.0%}" for label in order if counts[label])
+    shares = [f"{count / mask.size:.0%}" if count >= mask.size / 200 else "under 1%" for count in counts]
+    return ", ".join(f"{CLASSES[label]} {shares[label]}" for label in np.argsort(-counts, kind="stable") if counts[label])
 
 
 def grey(pixels: np.ndarray) -> str:
