@@ -93,7 +93,8 @@ def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
     text = build(evaluated, dataset, audit(dataset))
     with replacing(path, encoding="utf-8") as stream:
         stream.write(text)
-    results = {system.name: scores(evaluation.confusions.sum(axis=0)) for system, evaluation in evaluated}
+    scored = [(system.name, found) for system, found in evaluated if found.scored.any()]
+    results = {name: scores(found.confusions.sum(axis=0)) for name, found in scored}
     rows = []
     for name, found in results.items():
         ious = [found["mean_iou"], *(found["iou"][label] for label in CLASSES[1:])]

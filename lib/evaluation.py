@@ -51,7 +51,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class System:
-    """One experiment: the runs of its folds, which share a config and a folder."""
+    """One configuration of an experiment: the runs of its folds, which lie in one folder."""
 
     name: str
     folder: Path
@@ -64,14 +64,15 @@ class System:
 
 
 def systems(runs: Sequence[Run]) -> list[System]:
-    """Groups runs by experiment folder; named by it, and by the whole path where that is ambiguous."""
-    folders: dict[Path, list[Run]] = {}
+    """Groups runs by experiment folder and config; named by the folder, and by a path where that is ambiguous."""
+    groups: dict[tuple[Path, Config], list[Run]] = {}
     for run in runs:
-        folders.setdefault(run.folder.parent, []).append(run)
-    names = [folder.name for folder in folders]
+        groups.setdefault((run.folder.parent, run.config), []).append(run)
+    names = [(folder.name, str(folder), str(group[0].folder)) for (folder, _), group in groups.items()]
+    columns = list(zip(*names))
     return [
-        System(folder.name if names.count(folder.name) == 1 else str(folder), folder, tuple(group))
-        for folder, group in folders.items()
+        System(next(name for name, all_names in zip(row, columns) if all_names.count(name) == 1), folder, tuple(group))
+        for row, ((folder, _), group) in zip(names, groups.items())
     ]
 
 

@@ -16,7 +16,7 @@ from lib.files import replacing
 from lib.metrics import CLASSES
 
 PALETTE = np.array([(30, 34, 38), (154, 107, 24), (70, 200, 242), (236, 224, 158), (224, 24, 126)], np.uint8)
-"""RGB of labels 0..4. They stay apart for readers with any of the three colour blindnesses, and in grey."""
+"""RGB of labels 0..4. They stay apart for readers with any of the three colour blindnesses."""
 
 ERRORS = {"right": (240, 242, 244), "wrong": (214, 69, 12), "not scored": (158, 164, 170)}
 """RGB of an error map's three kinds of pixel."""
@@ -98,6 +98,31 @@ def tile_grid(
     _save(figure, path)
 
 
+def mistakes(
+    path: str | os.PathLike,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    positions: Sequence[int],
+) -> None:
+    """Writes a PNG of validation tiles, a row each: tile, truth, prediction, error, uncertainty.
+
+    Args:
+        path: the PNG to write.
+        dataset: the data that was predicted.
+        evaluation: its predictions.
+        positions: which of them to show.
+    """
+    palette, scores = uncertainty_palette(), evaluation.scores()[:, 0]
+    rows, titles = [], []
+    for position in positions:
+        tile, answer = evaluation.tiles[position], evaluation.predictions[position]
+        truth, doubt = dataset.masks[tile], palette[evaluation.uncertainty[position] >> 4]
+        errors = colour_errors(truth, answer)
+        rows.append([brighten(dataset.images[tile]), colour_mask(truth), colour_mask(answer), errors, doubt])
+        titles.append(f"tile {tile}, mean IoU {100 * scores[position]:.1f}")
+    tile_grid(path, rows, ["tile", "truth", "prediction", "error", "uncertainty (bright: high)"], titles, errors=True)
+
+
 def curves(path: str | os.PathLike, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Writes a PNG of loss, mean IoU and learning rate by epoch.
 
@@ -140,6 +165,12 @@ def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, 
     opening, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', opening)[0]
     return f'<svg {box} role="img" aria-label="{CURVES[column]} by epoch">{rest}'
+
+
+def row_shares(matrix: np.ndarray) -> np.ndarray:
+    """Each row of a confusion matrix divided by its sum, float64; rows without pixels stay zero."""
+    sums = matrix.sum(axis=1, keepdims=True)
+    return np.divide(matrix, sums, out=np.zeros(matrix.shape), where=sums > 0)
 
 
 def confusion(path: str | os.PathLike, matrix: np.ndarray) -> None:
@@ -209,16 +240,6 @@ def audit(path: str | os.PathLike, facts: Audit, dataset: Dataset) -> None:
     _save(figure, path)
 
 
-def _pairs(dataset: Dataset, tiles: np.ndarray) -> list[np.ndarray]:
-    return [pixels for tile in tiles for pixels in (dataset.images[tile], colour_mask(dataset.masks[tile]))]
-
-
-def row_shares(matrix: np.ndarray) -> np.ndarray:
-    """Each row of a confusion matrix divided by its sum, float64; rows without pixels stay zero."""
-    sums = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, sums, out=np.zeros(matrix.shape), where=sums > 0)
-
-
 def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> None:
     names = list(dict.fromkeys(name for name, _ in histories))
     drawn = set()
@@ -245,29 +266,8 @@ def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mappi
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def mistakes(
-    path: str | os.PathLike,
-    dataset: Dataset,
-    evaluation: Evaluation,
-    positions: Sequence[int],
-) -> None:
-    """Writes a PNG of validation tiles, a row each: tile, truth, prediction, error, uncertainty.
-
-    Args:
-        path: the PNG to write.
-        dataset: the data that was predicted.
-        evaluation: its predictions.
-        positions: which of them to show.
-    """
-    palette, scores = uncertainty_palette(), evaluation.scores()[:, 0]
-    rows, titles = [], []
-    for position in positions:
-        tile, answer = evaluation.tiles[position], evaluation.predictions[position]
-        truth, doubt = dataset.masks[tile], palette[evaluation.uncertainty[position] >> 4]
-        errors = colour_errors(truth, answer)
-        rows.append([brighten(dataset.images[tile]), colour_mask(truth), colour_mask(answer), errors, doubt])
-        titles.append(f"tile {tile}, mean IoU {100 * scores[position]:.1f}")
-    tile_grid(path, rows, ["tile", "truth", "prediction", "error", "uncertainty (bright: high)"], titles, errors=True)
+def _pairs(dataset: Dataset, tiles: np.ndarray) -> list[np.ndarray]:
+    return [pixels for tile in tiles for pixels in (dataset.images[tile], colour_mask(dataset.masks[tile]))]
 
 
 def _figure(size: tuple[float, float]):

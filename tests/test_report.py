@@ -142,12 +142,25 @@ def test_duplicates_are_in_the_audit(text):
     assert "2 training tiles repeat an image, in 1 group." in text
 
 
-@pytest.mark.parametrize("runs_in_it, found", [(["fold_0"], True), (["fold_0", "fold_1"], False)])
-def test_scores_with_views_count_for_exactly_these_runs(tmp_path, runs_in_it, found):
+@pytest.mark.parametrize(
+    "runs_in_it, plain, found",
+    [(["fold_0"], 0.4, True), (["fold_0", "fold_1"], 0.4, False), (["fold_0"], 0.3, False)],
+)
+def test_scores_with_views_count_for_exactly_these_runs_in_this_state(tmp_path, runs_in_it, plain, found):
     run = make_run(tmp_path / "seventh" / "fold_0", Config(), np.arange(3), make_dataset())
     names = [str(tmp_path / "seventh" / name) for name in runs_in_it]
-    runs.write_json(tmp_path / "seventh" / runs.VALIDATION, {"runs": names, "tta": {"mean_iou": 0.5}})
-    assert bool(with_views(System("seventh", tmp_path / "seventh", (run,)))) == found
+    values = {"runs": names, "plain": {"mean_iou": plain}, "tta": {"mean_iou": 0.5}}
+    runs.write_json(tmp_path / "seventh" / runs.VALIDATION, values)
+    assert bool(with_views(System("seventh", tmp_path / "seventh", (run,)), {"mean_iou": 0.4001})) == found
+
+
+def test_a_run_without_validation_has_a_report_too(tmp_path):
+    dataset, tiles = make_dataset(), np.array([], np.int64)
+    run = make_run(tmp_path / "seventh" / "fold_none", Config(), tiles, dataset)
+    maps = np.zeros((0, 64, 128), np.uint8)
+    evaluation = Evaluation(tiles, maps, maps, np.zeros((0, 5, 5), np.int64))
+    text = report.build([(System("seventh", run.folder.parent, (run,)), evaluation)], dataset, audit(dataset))
+    assert "0 of 0 validation tiles" in text and "<article" not in text and "1,234,567" in text
 
 
 def test_the_gallery_keeps_to_its_room(evaluated):
@@ -201,6 +214,12 @@ def test_runs_of_one_folder_are_one_system(tmp_path):
     found = systems([make_run(tmp_path / folder, Config(), np.arange(2), dataset) for folder in folders])
     assert [len(system.runs) for system in found] == [2, 1, 1]
     assert [system.name for system in found] == [str(tmp_path / "a/seventh"), str(tmp_path / "b/seventh"), "fifth"]
+
+
+def test_folds_of_different_configs_are_different_systems(tmp_path):
+    dataset, folders = make_dataset(), [tmp_path / f"seventh/fold_{n}" for n in range(2)]
+    found = systems([make_run(folder, Config(width=8 + n), np.arange(2), dataset) for n, folder in enumerate(folders)])
+    assert [system.name for system in found] == list(map(str, folders))
 
 
 def test_evaluation_predicts_each_fold_by_its_own_weights(tmp_path):
