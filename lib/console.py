@@ -62,7 +62,7 @@ class Console:
 
     @staticmethod
     def _bold(text: str) -> str:
-        plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+        plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR")
         return text if plain else f"\033[1m{text}\033[0m"
 
 
