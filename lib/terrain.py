@@ -31,7 +31,7 @@ ROCKY = 0.025  # share of tiles with big rock, which takes ROCK_SIZE of the tile
 ROCK_SIZE = (0.004, 0.2)
 ALIENS = 0.042  # share of training tiles: different images, one mask
 
-RELIEF_SIZE = 768  # side of the square of each class's ground that tiles are windows of
+RELIEF_SIZE = 512  # side of the square of each class's ground that tiles are windows of
 ROUGHNESS = np.array([6.5, 8.0, 3.0], np.float32)  # grey levels of soil's, bedrock's and sand's relief
 
 ROWS = np.arange(HEIGHT, dtype=np.float32)[:, None]
@@ -142,8 +142,9 @@ def _ground(rng: np.random.Generator, reliefs, main, second, frontier: np.ndarra
     blend = 0.5 + 0.5 * np.tanh(frontier / 0.2)
     detail = (1 - blend) * lit(main) + blend * lit(second)
     gradient = rng.normal(0, 8, (2, count, 1, 1)).astype(np.float32)
-    shade = gradient[0] * (ROWS / HEIGHT - 0.5) + gradient[1] * (COLUMNS / WIDTH - 0.5) + 4 * _smooth(rng, count, 16, 24)
-    return light.exposure[:, None, None] + light.contrast[:, None, None] * (detail + shade)
+    slant = gradient[0] * (ROWS / HEIGHT - 0.5) + gradient[1] * (COLUMNS / WIDTH - 0.5)
+    uneven = 4 * _smooth(rng, count, 16, 24)
+    return light.exposure[:, None, None] + light.contrast[:, None, None] * (detail + slant + uneven)
 
 
 def _reliefs(rng: np.random.Generator) -> np.ndarray:
@@ -167,7 +168,7 @@ def _reliefs(rng: np.random.Generator) -> np.ndarray:
 
 
 def _unlabel(rng: np.random.Generator, images: np.ndarray, masks: np.ndarray, share: np.ndarray) -> None:
-    """Sets parts of `masks` to 0, in place: patches that nobody labelled, sky, rover, thin frames. Paints sky and rover."""
+    """Sets parts of `masks` to 0, in place: patches that nobody labelled, sky, rover, thin frames. Paints the two."""
     count = len(masks)
     kind = rng.choice(3, count, p=(0.6, 0.2, 0.2))[:, None, None]
     tilt = rng.normal(0, 0.05, (count, 1, 1)).astype(np.float32)
@@ -244,7 +245,7 @@ def main() -> None:
     with replacing(args.out, "wb") as stream:
         np.savez_compressed(stream, **arrays)
     console = Console(args.quiet, args.json)
-    console.line(f"{args.out}: {args.train} training and {args.test} test tiles of generated terrain (seed {args.seed})")
+    console.line(f"{args.out}: {args.train} training and {args.test} test tiles of generated terrain, seed {args.seed}")
     console.result(out=args.out, seed=args.seed, train=args.train, test=args.test)
 
 
