@@ -23,15 +23,16 @@ HEIGHT, WIDTH = 64, 128
 NAME = "mars_for_students.npz"
 GENERATED = "generated terrain (seed 0)"
 MUCH_ROCK = 0.1  # share of a tile's pixels from which on big rock is a stratum of its own
+THIN = 4  # pixels: an unlabelled border up to this wide is nobody's drawing
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Training tiles with masks, and test tiles, all uint8.
 
-    `images`, `masks` (N, 64, 128); `outliers` (N,) bool: tiles to leave out; `test` (M, 64, 128); `test_masks` (M, 64, 128)
-    where they are known, else None; `digest`: hex SHA-256 of images and masks; `source`: where it is from, in words.
-    N or M is 0 where the file has no such array.
+    `images`, `masks` (N, 64, 128); `outliers` (N,) bool: tiles to leave out; `test` (M, 64, 128); `test_masks`
+    (M, 64, 128) where they are known, else None; `digest`: hex SHA-256 of images and masks; `source`: where it is from,
+    in words. N or M is 0 where the file has no such array.
     """
 
     source: str
@@ -59,7 +60,13 @@ def load(path: str | None = None, test: bool = True) -> Dataset:
     if "training_set" not in names and "test_set" not in names:
         raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(names) or 'nothing'}")
     wanted = ("training_set", "test_set", "test_masks") if test else ("training_set",)
-    return _dataset(str(path), **{name: _read(path, name) for name in wanted if name in names})
+    found = {name: _read(path, name) for name in wanted if name in names}
+    if test and not any(map(len, found.values())):
+        raise UserError(f"{path}: no tile in it; make or copy it again")
+    if "test_masks" in found and len(found["test_masks"]) != len(found.get("test_set", ())):
+        counts = f"'test_masks' has {len(found['test_masks'])} tiles, 'test_set' {len(found.get('test_set', ()))}"
+        raise UserError(f"{path}: {counts}; leave the masks out or give one to each tile")
+    return _dataset(str(path), **found)
 
 
 def read_test(path: str | None = None, size: int = npz.BLOCK) -> tuple[int, Iterator[np.ndarray]]:
@@ -84,7 +91,7 @@ def _generated() -> dict[str, np.ndarray]:
 
 
 def default_file() -> str | None:
-    """data/mars_for_students.npz, or the file of that name anywhere under /kaggle/input; None where there is neither."""
+    """data/mars_for_students.npz, or that name anywhere under /kaggle/input; None where there is neither."""
     here = Path("data") / NAME
     found = [here] if here.is_file() else sorted(Path("/kaggle/input").rglob(NAME))
     return str(found[0]) if found else None
@@ -159,7 +166,7 @@ def _first_bad(values: np.ndarray, top: int) -> tuple[int, ...] | None:
     """Index of the first value that is no whole number in 0..top; NaN and infinity are none."""
     # Twice a minimum and maximum are cheap; only a bad block is looked through
     low, high = values.min(initial=0), values.max(initial=0)
-    whole = values.dtype.kind in "ui" or (np.isfinite(low + high) and bool((values == np.rint(values)).all()))
+    whole = values.dtype.kind in "ui" or (np.isfinite([low, high]).all() and bool((values == np.rint(values)).all()))
     if low >= 0 and high <= top and whole:
         return None
     with np.errstate(invalid="ignore"):
@@ -170,8 +177,9 @@ def _first_bad(values: np.ndarray, top: int) -> tuple[int, ...] | None:
 def find_outliers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Tiles ("aliens") whose masks cannot be their own: different images that share one mask to the pixel.
 
-    A mask with one labelled class repeats legitimately, in hundreds of tiles: all soil, or soil with a thin unlabelled
-    border. Two labelled classes whose border agrees to the pixel on different images do not happen by chance.
+    A mask of one class repeats legitimately, in hundreds of tiles: all soil, or soil within a thin unlabelled border.
+    One class beside an unlabelled part may repeat once, as where two images show the same straight horizon. A border
+    between two labelled classes that agrees to the pixel on different images does not happen by chance.
 
     Args:
         images, masks: (N, H, W) uint8.
@@ -181,14 +189,17 @@ def find_outliers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """
     outliers = np.zeros(len(masks), bool)
     for group in repeats(masks):
-        labelled = np.setdiff1d(masks[group[0]], [0])
-        if len(labelled) > 1 and len({images[tile].tobytes() for tile in group}) > 1:
+        mask = masks[group[0]]
+        different = len({images[tile].tobytes() for tile in group})
+        two_classes = len(np.setdiff1d(mask, [0])) > 1
+        plain = np.ptp(mask[THIN:-THIN, THIN:-THIN]) == 0
+        if different > 1 and two_classes or different > 2 and not plain:
             outliers[group] = True
     return outliers
 
 
 def repeats(arrays: np.ndarray) -> list[np.ndarray]:
-    """Groups of indices along the first axis whose arrays are equal to the byte: two or more each, the largest first."""
+    """Groups of two or more indices along the first axis whose arrays are equal to the byte, the largest first."""
     groups: dict[bytes, list[int]] = {}
     for index, array in enumerate(arrays):
         groups.setdefault(array.tobytes(), []).append(index)
@@ -196,7 +207,7 @@ def repeats(arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def strata(masks: np.ndarray) -> np.ndarray:
-    """(N,) int: rock stratum (no, some, more than 10 % big rock) times 5 plus the commonest labelled class (0: none)."""
+    """(N,) int: rock stratum (no, some, over 10 % big rock) times 5 plus the commonest labelled class (0: none)."""
     rock = (masks == CLASSES.index("big rock")).mean(axis=(1, 2))
     counts = np.stack([(masks == label).sum(axis=(1, 2)) for label in range(1, len(CLASSES))])
     dominant = np.where(counts.any(axis=0), counts.argmax(axis=0) + 1, 0)
@@ -206,8 +217,9 @@ def strata(masks: np.ndarray) -> np.ndarray:
 def stratified_folds(masks: np.ndarray, outliers: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """(N,) int: the fold whose validation part holds the tile; -1 for outliers.
 
-    Strata are tiles with much, some and no big rock times the dominant class; one with fewer tiles than folds joins the
-    largest stratum with as much rock. Two rock tiles in a validation fold make its score noise.
+    Strata are tiles with much, some and no big rock times the dominant class. Rock tiles too few for the folds join
+    those with less rock, and then a stratum too small for them the largest with as much rock. Two rock tiles in a
+    validation fold make its score noise.
 
     Raises UserError when there are fewer clean tiles than folds.
     """
@@ -215,13 +227,17 @@ def stratified_folds(masks: np.ndarray, outliers: np.ndarray, folds: int, seed: 
 
     clean = np.flatnonzero(~outliers)
     if len(clean) < folds:
-        raise UserError(f"folds={folds}: only {len(clean)} clean training tiles; set fewer folds or give a file with more")
+        raise UserError(f"folds={folds}: only {len(clean)} clean training tiles; set fewer folds or give more data")
     labels = strata(masks[clean])
+    for rock in (2, 1):
+        as_rocky = labels // len(CLASSES) == rock
+        if as_rocky.sum() < folds:
+            labels[as_rocky] -= len(CLASSES)
     names, counts = np.unique(labels, return_counts=True)
     for name in names[counts < folds]:
         alike = names // len(CLASSES) == name // len(CLASSES)
         labels[labels == name] = names[alike][counts[alike].argmax()]
-    # Rock strata that are too small even together
+    # Hardly a tile without rock
     names, counts = np.unique(labels, return_counts=True)
     labels[np.isin(labels, names[counts < folds])] = names[counts.argmax()]
     result = np.full(len(masks), -1)
@@ -273,8 +289,8 @@ def report(found: dict, console: Console) -> None:
     console.table(
         ["class", "pixels", "share in %", "tiles"],
         [
-            [name, f"{found['pixels'][name]:,}", f"{100 * found['pixel_shares'][name]:.2f}", found["tiles_by_class"][name]]
-            for name in CLASSES
+            [name, f"{pixels:,}", f"{100 * found['pixel_shares'][name]:.2f}", found["tiles_by_class"][name]]
+            for name, pixels in found["pixels"].items()
         ],
     )
 
@@ -283,7 +299,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", help="npz file; default: the competition's, else generated terrain")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw it: class bars, samples, outliers, duplicates")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw it: classes, samples, outliers, duplicates")
     add_console_options(parser)
     args = parser.parse_args()
     console = Console(args.quiet, args.json)
