@@ -1,0 +1,209 @@
+"""An Optuna study of one fold: its trials are pruned, survive the death of their process, and are shared by several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import optuna
+import sqlalchemy.exc
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from lib import runs, search
+from lib.callbacks import SCORE
+from lib.config import Config
+from lib.console import Console, UserError
+from lib.runs import Split, fold_folder
+from lib.training import prepare, train_fold
+
+HEARTBEAT = 20  # seconds between a trial's signs of life
+GRACE = 60  # seconds of silence after which its process counts as dead
+POLL = 1  # seconds between looks at the trials of other processes
+OPENINGS = 3  # two processes that start at once may both create the tables; the one that fails finds them made
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+FINGERPRINT = "fingerprint"
+
+
+def open_study(url: str, name: str, fingerprint: dict, first: dict[str, object], warmup: int) -> optuna.Study:
+    """Opens or creates the study of that name at an Optuna storage URL.
+
+    A trial is pruned when its best score so far lies below the median of the finished trials' scores at that epoch.
+
+    Args:
+        fingerprint: of lib.search; the trials of a study are comparable.
+        first: the parameters of a new study's first trial.
+        warmup: epochs in which no trial is pruned.
+
+    Raises:
+        UserError: when the storage cannot be opened, or the study has another fingerprint.
+    """
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=_storage(url),
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup),
+            load_if_exists=True,
+        )
+    except Exception as error:  # whatever SQLAlchemy and the database's driver say
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--storage: {reason}; give a URL such as sqlite:///study.db that can be opened here") from None
+    if not study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr(FINGERPRINT, fingerprint)
+        study.enqueue_trial(first, skip_if_exists=True)
+    kept = study.user_attrs.get(FINGERPRINT)
+    reason = search.conflict(fingerprint, kept) if kept else "trials that tune.py did not make"
+    if reason:
+        raise UserError(f"study {name}: holds {reason}; give another name with --study")
+    return study
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    for opening in range(OPENINGS):
+        try:
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": GRACE}} if url.startswith("sqlite") else None,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                failed_trial_callback=retry,
+            )
+        except sqlalchemy.exc.DBAPIError:
+            if opening == OPENINGS - 1:
+                raise
+            time.sleep(POLL)
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues an interrupted trial again, with its parameters and its run folder."""
+    # A trial that takes its process with it, for want of memory say, is given up in the end
+    optuna.storages.RetryFailedTrialCallback(max_retry=3)(study, trial)
+
+
+class Pruning(keras.callbacks.Callback):
+    """Reports each epoch's score to Optuna, and ends the training of a trial that is to be pruned."""
+
+    def __init__(self, trial: Trial):
+        super().__init__()
+        self.trial = trial
+
+    def on_epoch_end(self, epoch, logs):
+        self.trial.report(logs[SCORE], epoch + 1)
+        if self.trial.should_prune():
+            self.model.stop_training = True
+
+
+class _Bars(Console):
+    """Shows a trial's progress bar, but none of the lines of its training."""
+
+    def line(self, text: str = "") -> None:
+        pass
+
+
+class _Surplus(Exception):
+    """Two processes began the last trial; this is the later one."""
+
+
+@dataclass
+class Tuner:
+    """Runs trials of `study` on one fold, in this process.
+
+    Each trial trains into a run folder of its own, `<folder>/trial_<number>/fold_<k>`; once it ends, its weights and
+    its state for resuming are removed.
+
+    Args:
+        base: the configuration that a trial's parameters change.
+        space: of lib.search.
+    """
+
+    study: optuna.Study
+    base: Config
+    space: dict[str, dict | tuple]
+    dataset: object
+    split: Split
+    folder: Path
+    console: Console
+
+    def run(self, trials: int, report: Callable[[FrozenTrial], None]) -> None:
+        """Runs trials until the study has `trials` finished ones, counting those of other processes.
+
+        A trial whose process died is begun again once it has been silent for GRACE seconds, and goes on from its last
+        checkpoint where its folder is at hand. `report` gets every trial that ends here.
+
+        Raises:
+            UserError: when a trial's training does.
+            KeyboardInterrupt: on Ctrl-C; the trial is queued again.
+        """
+        waiting = False
+        while (missing := trials - self._count(*FINISHED)) > 0:
+            optuna.storages.fail_stale_trials(self.study)
+            if missing > self._count(TrialState.RUNNING):
+                self._run_one(trials, report)
+                waiting = False
+            else:
+                if not waiting:
+                    numbers = ", ".join(str(trial.number) for trial in self._trials(TrialState.RUNNING))
+                    self.console.line(f"waiting for trial {numbers}: run by another process, or dead within {GRACE} s")
+                waiting = True
+                time.sleep(POLL)
+
+    def _run_one(self, trials: int, report: Callable[[FrozenTrial], None]) -> None:
+        lost = []
+
+        def objective(trial: Trial) -> float:
+            claims = self._trials(*FINISHED, TrialState.RUNNING, TrialState.WAITING)
+            if sum(claim.number < trial.number for claim in claims) >= trials:
+                raise _Surplus
+            try:
+                return self.train(trial)
+            except (KeyboardInterrupt, OSError):  # a full disk is an interruption, too
+                retry(self.study, self.study.trials[trial.number])
+                raise
+            except optuna.exceptions.UpdateFinishedTrialError:
+                lost.append(trial.number)
+                raise
+            finally:
+                keras.utils.clear_session()  # or the graphs of forty trials pile up
+
+        def ended(study: optuna.Study, trial: FrozenTrial) -> None:
+            if trial.state in FINISHED:
+                report(trial)
+
+        try:
+            self.study.optimize(objective, n_trials=1, catch=(_Surplus,), callbacks=[ended])
+        except ValueError:  # what Optuna makes of the end of a trial that is not ours any more
+            if not lost:
+                raise
+            self.console.line(f"trial {lost[0]}: taken over by another process, after {GRACE} s without a sign of life")
+
+    def train(self, trial: Trial) -> float:
+        """Trains one trial and returns its best score. Raises optuna.TrialPruned."""
+        # A seed of each trial's own: resumed, or in another process, a seeded sampler would repeat its first trials
+        seed = np.random.SeedSequence((self.base.seed, trial.number)).generate_state(1)[0]
+        self.study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
+        config = search.suggest(trial, self.base, self.space)
+
+        name = trial.user_attrs.get("folder", f"trial_{trial.number:03d}")
+        trial.set_user_attr("folder", name)  # a retry inherits it
+        run = prepare(fold_folder(self.folder, name, self.split.fold), config, self.split, resume=True)
+        for row in run.history():
+            trial.report(row[SCORE], int(row["epoch"]))
+        if run.finished:
+            metrics = run.metrics()
+        else:
+            metrics = train_fold(run, self.dataset, _Bars(self.console.quiet, self.console.json), (Pruning(trial),))
+        for file in (runs.WEIGHTS, runs.STATE):
+            (run.folder / file).unlink(missing_ok=True)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        return metrics[SCORE]
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _count(self, *states: TrialState) -> int:
+        return len(self._trials(*states))

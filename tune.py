@@ -1,0 +1,167 @@
+"""Searches the best settings of an experiment on one fold, and prints the command that trains them.
+
+    python tune.py seventh --trials 40                    again after Ctrl-C or a crash: only what is missing
+    python tune.py seventh --tiny --data FILE             a laptop
+    python tune.py seventh --set epochs=60 batch_size=16  what is set is not searched
+    python tune.py seventh --storage URL                  on several machines: they share one study
+
+What is searched stands beside the fields in lib/config.py. Writes <runs>/<study>/: the study's database and pictures,
+and history and metrics of every trial, without its weights. Several processes may work on a study at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import warnings
+from pathlib import Path
+
+from lib.config import Config, assignment
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.experiments import make_config
+from lib.files import replacing
+
+DATABASE = "study.db"
+SLICED = 6  # the most important parameters, in the slice plot
+
+
+def main() -> None:
+    """Reads the command line, runs what trials are missing, draws the study and prints its best command."""
+    args = parse()
+    console = Console(args.quiet, args.json)
+    if args.trials < 1:
+        raise UserError(f"--trials {args.trials}: must be at least 1")
+    tune(make_config(args.experiment, args.tiny).override(args.set), args, console)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="one of train.py --list")
+    parser.add_argument("--trials", type=int, default=40, help="finished trials in all, by all processes; default 40")
+    parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
+    parser.add_argument("--fold", type=int, default=0, help="the fold whose validation scores the trials; default 0")
+    parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs: for a laptop")
+    changes = dict(nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", **changes, help="change config fields, and leave them out of the search")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the study's folder lies")
+    parser.add_argument("--study", metavar="NAME", help="default: EXPERIMENT-study")
+    parser.add_argument("--storage", metavar="URL", help=f"any database of Optuna's; default: {DATABASE} in the folder")
+    add_console_options(parser)
+    return parser.parse_args()
+
+
+def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
+    """Opens the study and brings it to `args.trials` trials."""
+    from lib import data, search
+    from lib.runs import Split
+
+    space = search.search_space({text.partition("=")[0] for text in args.set})
+    if not space:
+        raise UserError("--set: leaves no field to search; set fewer")
+    dataset = data.load(args.data, test=False)
+    split = Split.of(dataset, config, args.fold)
+    name = args.study or f"{config.experiment}-study"
+    folder = args.runs / name
+    folder.mkdir(parents=True, exist_ok=True)
+
+    import optuna
+
+    from lib.tuning import Tuner, open_study
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    study = open_study(
+        args.storage or f"sqlite:///{folder / DATABASE}",
+        name,
+        search.fingerprint(config, space, dataset.digest, args.fold),
+        first=search.own_values(config, space),
+        warmup=config.epochs // 10,
+    )
+    progress = Progress(study, args.trials, console)
+    console.facts(
+        study=f"{folder}: {progress.finished()} of {args.trials} trials finished",
+        data=f"{dataset.source}, fold {args.fold}: {len(split.train)} tiles to train on, "
+        f"{len(split.validation)} to validate on",
+        search=", ".join(field for field in space if search.is_used(field, config)),
+    )
+    tuner = Tuner(study, config, space, dataset, split, folder, console)
+    try:
+        tuner.run(args.trials, progress.trial_ended)
+    except optuna.exceptions.StorageInternalError as error:
+        reason = str(error.__cause__).splitlines()[0]
+        raise UserError(f"--storage: {reason}; once it answers, start again: the study goes on") from None
+
+    best = study.best_trial
+    pictures = draw(study, folder)
+    console.line(f"\nbest: trial {best.number}, mean IoU {best.value:.4f}; pictures: {', '.join(map(str, pictures))}")
+    command = train_command(args, folder, [assignment(*item) for item in best.params.items()])
+    console.line(f"next: {command}")
+    console.result(
+        study=folder, trials=progress.finished(), best={"trial": best.number, "mean_iou": best.value}, command=command
+    )
+
+
+class Progress:
+    """The line that each trial leaves in the console."""
+
+    def __init__(self, study, trials: int, console: Console):
+        self.study, self.trials, self.console = study, trials, console
+
+    def finished(self) -> int:
+        """The study's finished trials, pruned ones included."""
+        from lib.tuning import FINISHED
+
+        return len(self.study.get_trials(deepcopy=False, states=FINISHED))
+
+    def trial_ended(self, trial) -> None:
+        """Prints the trial's number, best score, length and end, the study's best, and the time."""
+        scores = trial.intermediate_values.values()
+        end = "pruned after" if trial.state.name == "PRUNED" else "complete in "
+        best = self.study.best_trial
+        self.console.line(
+            f"trial {trial.number:3d}  {self.finished():3d}/{self.trials}  mean IoU {max(scores):.4f}  "
+            f"{end} {len(scores):3d} epochs  best {best.value:.4f} (trial {best.number})  "
+            f"{trial.duration.total_seconds():.0f} s"
+        )
+
+
+def draw(study, folder: Path) -> list[Path]:
+    """Optuna's own pictures of the study as PNG files; those of parameters need two different scores."""
+    import matplotlib
+    import optuna
+    from optuna.visualization import matplotlib as plots
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    name = "mean IoU"
+    drawings = {"history": lambda: plots.plot_optimization_history(study, target_name=name)}
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) > 1:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        ranked = list(optuna.importance.get_param_importances(study, evaluator=evaluator))
+        drawings["importances"] = lambda: plots.plot_param_importances(study, evaluator, target_name=name)
+        drawings["slice"] = lambda: plots.plot_slice(study, ranked[:SLICED], target_name=name)
+    paths = []
+    for title, drawing in drawings.items():
+        paths.append(folder / f"{title}.png")
+        with plt.rc_context(), replacing(paths[-1], "wb") as stream:
+            drawing()
+            plt.savefig(stream, format="png", bbox_inches="tight")
+            plt.close()
+    return paths
+
+
+def train_command(args: argparse.Namespace, folder: Path, best: list[str]) -> str:
+    """The command line of train.py for the best configuration; its run lies in the study's folder."""
+    options = ["--tiny"] if args.tiny else []
+    options += ["--data", args.data] if args.data else []
+    options += ["--fold", str(args.fold)] if args.fold else []
+    return shlex.join(
+        ["python", "train.py", args.experiment, *options, "--runs", str(folder), "--set", *args.set, *best]
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
