@@ -21,6 +21,7 @@ from lib.metrics import CLASSES
 
 HEIGHT, WIDTH = 64, 128
 NAME = "mars_for_students.npz"
+KAGGLE_INPUT = Path("/kaggle/input")
 GENERATED = "generated terrain (seed 0)"
 MUCH_ROCK = 0.1  # share of a tile's pixels from which on big rock is a stratum of its own
 THIN = 4  # pixels: an unlabelled border up to this wide is nobody's drawing
@@ -93,7 +94,7 @@ def _generated() -> dict[str, np.ndarray]:
 def default_file() -> str | None:
     """data/mars_for_students.npz, or that name anywhere under /kaggle/input; None where there is neither."""
     here = Path("data") / NAME
-    found = [here] if here.is_file() else sorted(Path("/kaggle/input").rglob(NAME))
+    found = [here] if here.is_file() else sorted(KAGGLE_INPUT.rglob(NAME))
     return str(found[0]) if found else None
 
 
