@@ -39,7 +39,9 @@ COLUMNS = np.arange(WIDTH, dtype=np.float32)[None, :]
 
 
 def generate(seed: int = 0, train: int = 600, test: int = 600) -> dict[str, np.ndarray]:
-    """Draws a data set. Equal arguments give equal bytes; the test tiles do not depend on `train`.
+    """Draws a data set. Equal arguments give equal bytes on one machine; the test tiles do not depend on `train`.
+
+    Another kind of processor may round a few grey levels otherwise.
 
     Returns:
         training_set (train, 2, 64, 128) uint8: grey image 0..255 and labels 0..4, aliens among them;
