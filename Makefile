@@ -12,13 +12,13 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m lib.terrain --out runs/demo/terrain.npz
 	$(BIN)/python train.py seventh --tiny --data runs/demo/terrain.npz --runs runs/demo --set epochs=12 --resume
-	$(BIN)/python infer.py runs/demo/seventh --tta --out runs/demo/masks.npz
+	$(BIN)/python infer.py runs/demo/seventh --tta --data runs/demo/terrain.npz --out runs/demo/masks.npz
 	$(BIN)/python submission.py runs/demo/masks.npz --out runs/demo/submission.csv
 	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 table1: .venv/installed
 	$(BIN)/python table1.py --setting $(or $(SETTING),laptop) $(if $(DATA),--data $(DATA))

@@ -104,7 +104,7 @@ def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...]
 def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
     """Makes the run folder, or opens the one to resume; never touches a run of another configuration or other data.
 
-    `epochs` may differ: a run may be resumed for longer.
+    `epochs` may differ: a run may be resumed for longer, or be ended with the epochs that it has.
 
     Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
     """
@@ -119,15 +119,14 @@ def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
         raise UserError(f"{folder}: holds a run with {pairs}; choose another --runs folder or delete this one")
     if run.split.digest != split.digest:
         raise UserError(f"{folder}: holds a run on other data ({run.split.source}); choose another --runs folder")
-    longer = config.epochs > run.config.epochs
-    if not resume and (longer or not run.finished):
+    if run.finished and config.epochs <= run.config.epochs:
+        return run
+    if not resume:
         state = f"a run of {run.config.epochs} epochs" if run.finished else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; add --resume to go on, or delete it to start afresh")
-    if longer:
-        (folder / runs.METRICS).unlink(missing_ok=True)  # it is not finished any more
-        runs.write_text(folder / runs.CONFIG, config.to_json())
-        return Run(folder, config, run.split)
-    return run
+    (folder / runs.METRICS).unlink(missing_ok=True)  # it is not finished any more
+    runs.write_text(folder / runs.CONFIG, config.to_json())
+    return Run(folder, config, run.split)
 
 
 def train_fold(

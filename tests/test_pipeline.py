@@ -1,0 +1,179 @@
+"""The whole way on generated tiles, by the scripts themselves: train, infer, submit, check, score."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import infer
+import submission
+import table1
+import train
+from lib import terrain
+from lib.console import UserError
+from lib.experiments import EXPERIMENTS
+
+ROOT = Path(__file__).resolve().parent.parent
+# Compiling is what these tests wait for; it grows with layers, not with width
+SMALL = ["width=2", "epochs=2", "batch_size=16", "folds=3"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "terrain.npz"
+    np.savez(path, **terrain.generate(seed=1, train=120, test=10))
+    return path
+
+
+def call(monkeypatch, script, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+    script.main()
+
+
+def result(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_trains_infers_and_submits(name, data, tmp_path, monkeypatch, capsys):
+    runs, masks, csv = tmp_path / "runs", tmp_path / "masks.npz", tmp_path / "submission.csv"
+    call(monkeypatch, train, name, "--tiny", "--data", data, "--runs", runs, "--json", "--set", *SMALL)
+    trained = result(capsys)["runs"][0]
+    assert trained["epochs"] == 2
+    call(monkeypatch, infer, runs / name, "--tta", "--data", data, "--out", masks, "--json")
+    scored = result(capsys)
+    assert scored["plain"]["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
+    assert scored["tta"]["confusion"] != scored["plain"]["confusion"]
+    background = ["--allow-background"] if name in ("first", "second", "third", "fourth", "fifth_counting") else []
+    call(monkeypatch, submission, masks, "--out", csv, "--data", data, *background, "--quiet")
+    call(monkeypatch, submission, "--check", csv, "--data", data, *background, "--quiet")
+    call(monkeypatch, submission, "--score", csv, "--truth", data, "--json")
+    assert 0 <= result(capsys)["mean_iou"] <= 1
+
+
+@pytest.fixture(scope="module")
+def folds(data, tmp_path_factory):
+    """Three folds of a small network, trained by the script."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "train.py", "seventh", "--tiny", "--data", data, "--runs", runs, "--fold", "all", "--set"]
+    subprocess.run([*command, *SMALL, "nesting=1", "depth=1", "dspp_rates="], cwd=ROOT, check=True, capture_output=True)
+    return runs
+
+
+def test_all_folds_score_every_clean_tile_once(folds, data, monkeypatch, capsys):
+    call(monkeypatch, infer, "--runs", folds, "--score-only", "--data", data, "--json")
+    scored = result(capsys)
+    parts = [json.loads(path.read_text()) for path in sorted(folds.glob("seventh/fold_*/metrics.json"))]
+    assert len(parts) == 3
+    assert scored["plain"]["confusion"] == np.sum([part["confusion"] for part in parts], axis=0).tolist()
+    assert json.loads((folds / "seventh" / "validation.json").read_text())["plain"] == scored["plain"]
+
+
+def test_an_ensemble_of_folds_averages_their_probabilities(folds, data, tmp_path, monkeypatch):
+    from lib.predict import labels, predict_probabilities, probability_model
+    from lib.runs import find_runs
+
+    masks = tmp_path / "masks.npz"
+    call(monkeypatch, infer, "seventh", "--runs", folds, "--data", data, "--out", masks, "--quiet")
+    test = np.load(data)["test_set"]
+    chances = []
+    for run in find_runs(["seventh"], folds):
+        model = run.build_model()
+        run.weights(model)
+        chances.append(predict_probabilities(probability_model(model), test))
+    with np.load(masks) as made:
+        np.testing.assert_array_equal(made["masks"], labels(np.mean(chances, axis=0)))
+        made_by = json.loads(str(made["made_by"]))
+    assert len(made_by["runs"]) == 3 and made_by["views"] == ["identity"]
+
+
+def test_other_data_is_refused_for_validation(folds, tmp_path, monkeypatch):
+    other = tmp_path / "other.npz"
+    np.savez(other, **terrain.generate(seed=2, train=40, test=4))
+    with pytest.raises(UserError, match="trained on other data"):
+        call(monkeypatch, infer, "--runs", folds, "--data", other, "--out", tmp_path / "masks.npz")
+    assert not (tmp_path / "masks.npz").exists()
+
+
+def test_finished_folds_are_not_trained_again(folds, data, monkeypatch, capsys):
+    before = [path.stat().st_mtime_ns for path in sorted(folds.glob("seventh/fold_*/*"))]
+    call(
+        monkeypatch, train, "seventh", "--tiny", "--data", data, "--runs", folds, "--fold", "all",
+        "--set", *SMALL, "nesting=1", "depth=1", "dspp_rates=",
+    )  # fmt: skip
+    assert capsys.readouterr().out.count("finished before") == 3
+    assert [path.stat().st_mtime_ns for path in sorted(folds.glob("seventh/fold_*/*"))] == before
+
+
+def test_table1_writes_the_report_s_figures_beside_ours_and_goes_on(folds, data, tmp_path, monkeypatch, capsys):
+    arguments = [
+        "--experiments", "first", "--data", data, "--runs", tmp_path, "--seeds", "0", "1",
+        "--set", *SMALL, "depth=1",
+    ]  # fmt: skip
+    call(monkeypatch, table1, *arguments, "--json")
+    rungs = result(capsys)["rungs"]["first"]
+    assert len(rungs) == 2 and rungs[0]["plain"] != rungs[1]["plain"]
+    text = (tmp_path / "table1-laptop" / "table1.md").read_text()
+    assert "| 43.92 / 42.38 |" in text and "seeds 0, 1" in text and "±" in text
+    weights = sorted(tmp_path.rglob("best.weights.h5"))
+    before = [path.stat().st_mtime_ns for path in weights]
+    call(monkeypatch, table1, *arguments, "--quiet")
+    assert [path.stat().st_mtime_ns for path in weights] == before
+
+
+def run(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.py"], "name an experiment"),
+        (["train.py", "seventy"], "did you mean seventh"),
+        (["train.py", "seventh", "--set", "dept=3"], "did you mean depth"),
+        (["train.py", "seventh", "--fold", "x"], "a number, all or none"),
+        (["train.py", "seventh", "--data", "nowhere.npz"], "nowhere.npz: no such file"),
+        (["infer.py", "--runs", "nowhere"], "nowhere: no finished run"),
+        (["table1.py", "--experiments", "zeroth"], "no such experiment"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "infer.py", "submission.py", "table1.py", "report.py", "tune.py"])
+def test_help_needs_no_heavy_import(script):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{script!r}, '--help']\n"
+        f"try: runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib', 'kaggle', 'optuna', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(folds, data, tmp_path, monkeypatch):
+    from lib import files
+
+    def no_space(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        call(monkeypatch, infer, "--runs", folds, "--data", data, "--out", tmp_path / "masks.npz", "--quiet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_shows_the_ladder(monkeypatch, capsys):
+    call(monkeypatch, train, "--list")
+    text = capsys.readouterr().out
+    assert all(name in text for name in EXPERIMENTS) and "sixth + transformer=none attention=dual" in text
