@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -78,7 +79,9 @@ def run_main(main: Callable[[], int | None]) -> None:
     UserError, a full disk or a forbidden path become one line on stderr and exit code 2; Ctrl-C becomes 130; a reader
     that closed the pipe (`| head`) ends quietly. Anything else is a defect and keeps its traceback.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own start-up lines, unless somebody asked for them
+    # TensorFlow's own start-up lines and hints, unless somebody asked for them
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         code = main() or 0
     except UserError as error:

@@ -59,7 +59,7 @@ def build(evaluated: Evaluated, dataset: Dataset, facts: Audit) -> str:
 
 def _results(evaluated: Evaluated) -> str:
     """One row for each system, and one more where it was scored with test-time views."""
-    names, ious, facts, notes, commands = [], [], [], [], []
+    names, ious, facts, notes, plain_only = [], [], [], [], []
     for system, evaluation in evaluated:
         found = scores(evaluation.confusions.sum(axis=0)) if evaluation.scored.any() else None
         names.append(system.name)
@@ -70,7 +70,7 @@ def _results(evaluated: Evaluated) -> str:
             ious.append(_ious(averaged))
             facts.append([""] * len(facts[-1]))
         elif found:
-            commands.append(f"<code>python infer.py {html.escape(str(system.folder))} --tta</code>")
+            plain_only.append(html.escape(system.name))
     best = [max((iou for iou in column if iou is not None), default=None) for column in zip(*ious)]
     rows = []
     for name, numbers, effort in zip(names, ious, facts):
@@ -84,8 +84,9 @@ def _results(evaluated: Evaluated) -> str:
         notes.append("A star marks the best of a column.")
     if len({frozenset(evaluation.tiles.tolist()) for _, evaluation in evaluated}) > 1:
         notes.append("The systems were validated on different tiles, so their scores compare only loosely.")
-    if commands:
-        notes.append("Not yet scored with test-time views: " + ", ".join(commands))
+    if plain_only:
+        command = "<code>python infer.py FOLDER --tta</code>"
+        notes.append(f"Not yet scored with test-time views: {', '.join(plain_only)}. Each by {command}.")
     header = ["system", "mean IoU", *CLASSES[1:], "tiles", "folds", "parameters", "epochs", "an epoch", "training"]
     return table(header, rows) + "".join(f"<p class=note>{note}</p>" for note in notes)
 
