@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from lib.config import Config
@@ -26,7 +28,12 @@ def main() -> None:
     if args.experiment is None:
         raise UserError("name an experiment, such as `python train.py seventh`; `--list` shows all")
     config = make_config(args.experiment, args.tiny).override(args.set)
-    train(config, args, console)
+    try:
+        train(config, args, console)
+    except KeyboardInterrupt:
+        options = [option for option in sys.argv[1:] if option != "--resume"]
+        console.line(f"\nto go on: python train.py {shlex.join(options)} --resume")
+        raise
 
 
 def parse() -> argparse.Namespace:
@@ -42,6 +49,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier training ended")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard's files, a folder per run")
     add_console_options(parser)
     return parser.parse_args()
 
@@ -55,20 +63,9 @@ def list_experiments(console: Console) -> None:
     console.result(experiments={rung.name: {"base": rung.base, **rung.changes} for rung in EXPERIMENTS.values()})
 
 
-def chosen_folds(text: str, config: Config) -> list[int | None]:
-    """`0`, `all` or `none` as fold numbers. Raises UserError for anything else."""
-    if text == "none":
-        return [None]
-    if text == "all":
-        return list(range(config.folds))
-    if not text.isdigit():
-        raise UserError(f"--fold {text}: a number, all or none")
-    return [int(text)]
-
-
 def train(config: Config, args: argparse.Namespace, console: Console) -> None:
     """Trains the chosen folds one after the other and prints their scores."""
-    folds = chosen_folds(args.fold, config)
+    folds = config.chosen_folds(args.fold)
     from lib import data
 
     dataset = data.load(args.data)
@@ -87,8 +84,19 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
             console.line(f"{run.folder}: finished before; delete it to train it again")
             results.append(run.metrics())
         else:
-            results.append(train_fold(run, dataset, console))
+            results.append(train_fold(run, dataset, console, watching(args.tensorboard, run, dataset)))
     report(runs, results, args, console)
+
+
+def watching(folder: Path | None, run, dataset) -> tuple:
+    """The callbacks of --tensorboard for one run; none without it."""
+    if folder is None:
+        return ()
+    from lib.watch import tensorboard
+
+    tiles = run.split.validation
+    name = folder / run.config.experiment / run.folder.name
+    return tuple(tensorboard(name, dataset.images[tiles], dataset.masks[tiles], run.config.predict_background))
 
 
 def report(runs: list, results: list[dict], args: argparse.Namespace, console: Console) -> None:

@@ -220,6 +220,16 @@ class Config:
         """The fields of `self` whose values differ from `other`'s."""
         return {name: getattr(self, name) for name in TYPES if getattr(self, name) != getattr(other, name)}
 
+    def chosen_folds(self, text: str) -> tuple[int | None, ...]:
+        """The folds that `--fold` names: a number, `all`, or `none` (no validation fold: None). Raises UserError."""
+        if text == "none":
+            return (None,)
+        if text == "all":
+            return tuple(range(self.folds))
+        if not text.isdigit() or int(text) >= self.folds:
+            raise UserError(f"--fold {text}: choose 0 to {self.folds - 1}, all or none")
+        return (int(text),)
+
     def to_json(self) -> str:
         """Readable JSON, one field a line."""
         return json.dumps(dataclasses.asdict(self), indent=1)

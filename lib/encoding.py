@@ -231,18 +231,14 @@ def _open_tiles(path: str | os.PathLike, key: str, layers: tuple[int, ...] = ())
 
 @contextmanager
 def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[BinaryIO]:
-    try:
-        with replacing(path, "wb") as stream:
-            if zipped:
-                # A member opened by its name alone is dated 1980; level 9 takes ten times as long and saves a tenth
-                with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-                    with archive.open(MEMBER, "w") as member:
-                        yield member
-            else:
-                yield stream
-    except OSError as error:
-        error.filename = error.filename or os.fspath(path)  # a full disk is reported without its file
-        raise
+    with replacing(path, "wb") as stream:
+        if zipped:
+            # A member opened by its name alone is dated 1980; level 9 takes ten times as long and saves a tenth
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+                with archive.open(MEMBER, "w") as member:
+                    yield member
+        else:
+            yield stream
 
 
 @contextmanager

@@ -52,14 +52,8 @@ class Job:
         Raises UserError for an unknown experiment, setting or fold, before anything is uploaded.
         """
         settings = (GPU_PRECISION, *settings)
-        folds = make_config(experiment, tiny).override(list(settings)).folds
-        if fold == "none":
-            return cls(experiment, tiny, settings, (None,))
-        if fold == "all":
-            return cls(experiment, tiny, settings, tuple(range(folds)))
-        if not fold.isdigit() or int(fold) >= folds:
-            raise UserError(f"--fold {fold}: choose 0 to {folds - 1}, all or none")
-        return cls(experiment, tiny, settings, (int(fold),))
+        config = make_config(experiment, tiny).override(list(settings))
+        return cls(experiment, tiny, settings, config.chosen_folds(fold))
 
     @property
     def config(self) -> Config:

@@ -101,3 +101,16 @@ def test_tiny_is_smaller():
 def test_unknown_experiment_names_the_nearest():
     with pytest.raises(UserError, match="did you mean seventh"):
         make_config("sevnth")
+
+
+def test_folds_by_number_all_or_none():
+    config = Config(folds=3)
+    assert config.chosen_folds("all") == (0, 1, 2)
+    assert config.chosen_folds("2") == (2,)
+    assert config.chosen_folds("none") == (None,)
+
+
+@pytest.mark.parametrize("text", ["3", "-1", "x", ""])
+def test_other_folds_are_refused(text):
+    with pytest.raises(UserError, match="choose 0 to 2, all or none"):
+        Config(folds=3).chosen_folds(text)
