@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.encoding import HEADER, HEIGHT, WIDTH, csv_size, write
+from lib.data import HEIGHT, WIDTH
+from lib.encoding import HEADER, csv_size, write
 from lib.files import replacing, sha256
 
 

@@ -19,11 +19,11 @@ from typing import BinaryIO
 import numpy as np
 
 from lib.console import UserError
+from lib.data import HEIGHT, WIDTH
 from lib.files import replacing
 from lib.metrics import CLASSES, confusion_matrix
 from lib.npz import BLOCK, ArrayReader, keys
 
-HEIGHT, WIDTH = 64, 128
 PIXELS = HEIGHT * WIDTH
 HEADER = "id," + ",".join(map(str, range(PIXELS)))
 MEMBER = "submission.csv"

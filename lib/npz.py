@@ -119,5 +119,5 @@ def _one_line(path: str):
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole npz file ({error}); make or copy it again") from None

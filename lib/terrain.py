@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lib.console import Console, UserError, add_console_options, run_main
+from lib.data import HEIGHT, WIDTH
 from lib.files import replacing
 
-HEIGHT, WIDTH = 64, 128
 ROCK = 4
 
 MAIN = (0.464, 0.304, 0.232)  # shares of tiles whose main class is soil, bedrock, sand
