@@ -70,17 +70,23 @@ def draw_run(run, evaluation, dataset) -> None:
 
 
 def draw_sample(path: Path, dataset, evaluation) -> None:
-    """Four validation tiles of three or more true classes, from rather bad to rather good.
+    """Four validation tiles that show several classes, from rather bad to rather good; the first with big rock if any.
 
     Raises UserError when there is none.
     """
     from lib import figures
+    from lib.metrics import CLASSES
 
-    order = evaluation.worst_first()
-    varied = [n for n in order if len(np.unique(dataset.masks[evaluation.tiles[n]])) >= 3]
-    if not varied:
-        raise UserError("--picture: the run has no validation tile of three classes; name a run with a validation fold")
-    figures.mistakes(path, dataset, evaluation, [varied[int(share * len(varied))] for share in (0.2, 0.4, 0.6, 0.8)])
+    masks = dataset.masks[evaluation.tiles]
+    shares = np.stack([(masks == label).mean(axis=(1, 2)) for label in range(len(CLASSES))], axis=1)
+    # Two classes or more that can be seen, and little that nobody labelled
+    varied = ((shares[:, 1:] > 0.01).sum(axis=1) >= 2) & (shares[:, 0] < 0.3)
+    order = [position for position in evaluation.worst_first() if varied[position]]
+    if not order:
+        raise UserError("--picture: no validation tile shows two classes; name a run with a validation fold")
+    rocks = [position for position in order if shares[position, CLASSES.index("big rock")] > 0.01] or order
+    chosen = [rocks[len(rocks) // 2], *(order[int(share * len(order))] for share in (0.25, 0.5, 0.75))]
+    figures.mistakes(path, dataset, evaluation, chosen)
 
 
 def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
