@@ -93,7 +93,7 @@ def load(runs: list):
 
 
 def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Console) -> dict:
-    """Out-of-fold score: each tile only by the networks that never saw it; written beside each experiment's folds."""
+    """Out-of-fold score: each tile only by the networks that never saw it; written beside the folds of one experiment."""
     from lib.predict import PLAIN, labels
     from lib.runs import VALIDATION, write_json
 
@@ -130,8 +130,8 @@ def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Con
     ]
     console.line(f"\nvalidation on {len(tiles)} tiles, each by networks that never saw it, in percent")
     console.table(["views", "mean IoU", *CLASSES[1:]], rows)
-    for folder in {run.folder.parent for run in runs}:
-        write_json(folder / VALIDATION, {"runs": [str(run.folder) for run in runs], **result})
+    if len(folders := {run.folder.parent for run in runs}) == 1:
+        write_json(folders.pop() / VALIDATION, {"runs": [str(run.folder) for run in runs], **result})
     return result
 
 

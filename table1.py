@@ -21,6 +21,7 @@ from pathlib import Path
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.files import replacing
+from lib.runs import ENVIRONMENT, METRICS, SPLIT, VALIDATION
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,7 +69,7 @@ def main() -> None:
     console = Console(args.quiet, args.json)
 
     setting = SETTINGS[args.setting]
-    overrides = [*setting.overrides, *args.set]
+    overrides = list({item.partition("=")[0]: item for item in (*setting.overrides, *args.set)}.values())
     for name in args.experiments:
         make_config(name).override(overrides)  # a wrong name or override fails now, not after hours
     seeds = args.seeds or list(setting.seeds)
@@ -83,7 +84,9 @@ def main() -> None:
             "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
             "--set", f"seed={seed}", *overrides,
         )  # fmt: skip
-        result = summary(runs / name, _script("infer.py", str(runs / name), *common, "--tta", "--score-only"))
+        if not scored(runs / name):
+            _script("infer.py", str(runs / name), *common, "--tta", "--score-only")
+        result = summary(runs / name)
         console.line(f"{name} seed {seed}: {result['plain']:.2f}, with --tta {result['tta']:.2f}")
         return result
 
@@ -99,21 +102,28 @@ def main() -> None:
     console.result(table=folder / "table1.md", rungs=by_rung)
 
 
-def _script(name: str, *arguments: str) -> dict:
-    """Runs one of the project's scripts with --json and returns what it printed. Raises UserError with its error line."""
-    command = [sys.executable, str(HERE / name), *arguments, "--json"]
+def _script(name: str, *arguments: str) -> None:
+    """Runs one of the project's scripts. Raises UserError with its error line."""
+    command = [sys.executable, str(HERE / name), *arguments, "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise UserError(f"{name} {' '.join(arguments)}: {lines[-1].removeprefix('error: ')}; run it alone to see more")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
-def summary(experiment: Path, validation: dict) -> dict:
+def scored(experiment: Path) -> bool:
+    """Whether the experiment has a score with and without --tta that is newer than its folds."""
+    path = experiment / VALIDATION
+    newest = max(fold.stat().st_mtime for fold in experiment.glob(f"fold_*/{METRICS}"))
+    return path.exists() and path.stat().st_mtime >= newest and json.loads(path.read_text())["tta"] is not None
+
+
+def summary(experiment: Path) -> dict:
     """What the table needs of one experiment and seed; scores in percent, over all trained folds."""
-    folds = [json.loads(path.read_text()) for path in sorted(experiment.glob("fold_*/metrics.json"))]
-    environment = json.loads(next(experiment.glob("fold_*/environment.json")).read_text())
-    split = json.loads(next(experiment.glob("fold_*/split.json")).read_text())
+    validation = json.loads((experiment / VALIDATION).read_text())
+    folds = [json.loads(path.read_text()) for path in sorted(experiment.glob(f"fold_*/{METRICS}"))]
+    environment = json.loads(next(experiment.glob(f"fold_*/{ENVIRONMENT}")).read_text())
+    split = json.loads(next(experiment.glob(f"fold_*/{SPLIT}")).read_text())
     return {
         "plain": 100 * validation["plain"]["mean_iou"],
         "tta": 100 * validation["tta"]["mean_iou"],

@@ -73,8 +73,7 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
         experiment=f"{config.experiment} ({config.hash()})",
         data=f"{dataset.source}: {len(dataset.images) - dataset.outliers.sum()} tiles, {dataset.outliers.sum()} outliers removed",
     )
-    from lib.runs import Split, fold_folder
-    from lib.training import prepare, train_fold
+    from lib.runs import Split, fold_folder, prepare
 
     splits = [Split.of(dataset, config, fold) for fold in folds]
     runs = [prepare(fold_folder(args.runs, config.experiment, s.fold), config, s, args.resume) for s in splits]
@@ -84,6 +83,8 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
             console.line(f"{run.folder}: finished before; delete it to train it again")
             results.append(run.metrics())
         else:
+            from lib.training import train_fold  # Keras takes seconds to load: only now
+
             results.append(train_fold(run, dataset, console, watching(args.tensorboard, run, dataset)))
     report(runs, results, args, console)
 

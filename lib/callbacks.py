@@ -200,8 +200,10 @@ class Checkpoint(keras.callbacks.Callback):
     def _save_weights(self) -> None:
         path = self.folder / runs.WEIGHTS
         partial = path.with_name("partial." + path.name)  # Keras wants the name to end in .weights.h5
+        # A model without optimizer: with it the file would be three times as large
+        bare = keras.Model(self.model.inputs, self.model.outputs)
         try:
-            self.model.save_weights(partial, overwrite=True)
+            bare.save_weights(partial, overwrite=True)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)

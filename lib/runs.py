@@ -146,6 +146,34 @@ def fold_folder(runs: Path, experiment: str, fold: int | None) -> Path:
     return runs / experiment / f"fold_{'none' if fold is None else fold}"
 
 
+def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
+    """Makes the run folder, or opens the one to resume; never touches a run of another configuration or other data.
+
+    `epochs` may differ: a run may be resumed for longer, or be ended with the epochs that it has.
+
+    Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
+    """
+    if not (folder / CONFIG).exists() or not (folder / SPLIT).exists():
+        write_text(folder / SPLIT, split.to_json())
+        write_text(folder / CONFIG, config.to_json())  # last: a folder with a config is a run
+        return Run(folder, config, split)
+    run = Run.open(folder)
+    changed = {name: value for name, value in config.differences(run.config).items() if name != "epochs"}
+    if changed:
+        pairs = ", ".join(f"{name}={getattr(run.config, name)} (asked: {value})" for name, value in changed.items())
+        raise UserError(f"{folder}: holds a run with {pairs}; choose another --runs folder or delete this one")
+    if run.split.digest != split.digest:
+        raise UserError(f"{folder}: holds a run on other data ({run.split.source}); choose another --runs folder")
+    if run.finished and config.epochs <= run.config.epochs:
+        return run
+    if not resume:
+        state = f"a run of {run.config.epochs} epochs" if run.finished else "an unfinished run"
+        raise UserError(f"{folder}: holds {state}; add --resume to go on, or delete it to start afresh")
+    (folder / METRICS).unlink(missing_ok=True)  # it is not finished any more
+    write_text(folder / CONFIG, config.to_json())
+    return Run(folder, config, run.split)
+
+
 def find_runs(names: Sequence[str], runs: Path) -> list[Run]:
     """The finished runs named: run folders, or experiment folders (all their folds); the newest experiment if none.
 

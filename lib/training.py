@@ -16,11 +16,11 @@ import numpy as np
 from lib import callbacks, runs
 from lib.augment import Augmenter, epoch_tiles
 from lib.config import Config
-from lib.console import Console, UserError
+from lib.console import Console
 from lib.losses import SegmentationLoss, class_weights
 from lib.metrics import confusion_matrix, mean_iou
 from lib.models import build_model
-from lib.runs import Run, Split
+from lib.runs import Run
 
 AHEAD = 8  # batches that are augmented while the device trains
 THREADS = 2  # more only fight with TensorFlow's own on a small machine; numpy releases the lock in part
@@ -101,34 +101,6 @@ def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...]
     optimizer.build(model.trainable_variables)
 
 
-def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
-    """Makes the run folder, or opens the one to resume; never touches a run of another configuration or other data.
-
-    `epochs` may differ: a run may be resumed for longer, or be ended with the epochs that it has.
-
-    Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
-    """
-    if not (folder / runs.CONFIG).exists() or not (folder / runs.SPLIT).exists():
-        runs.write_text(folder / runs.SPLIT, split.to_json())
-        runs.write_text(folder / runs.CONFIG, config.to_json())  # last: a folder with a config is a run
-        return Run(folder, config, split)
-    run = Run.open(folder)
-    changed = {name: value for name, value in config.differences(run.config).items() if name != "epochs"}
-    if changed:
-        pairs = ", ".join(f"{name}={getattr(run.config, name)} (asked: {value})" for name, value in changed.items())
-        raise UserError(f"{folder}: holds a run with {pairs}; choose another --runs folder or delete this one")
-    if run.split.digest != split.digest:
-        raise UserError(f"{folder}: holds a run on other data ({run.split.source}); choose another --runs folder")
-    if run.finished and config.epochs <= run.config.epochs:
-        return run
-    if not resume:
-        state = f"a run of {run.config.epochs} epochs" if run.finished else "an unfinished run"
-        raise UserError(f"{folder}: holds {state}; add --resume to go on, or delete it to start afresh")
-    (folder / runs.METRICS).unlink(missing_ok=True)  # it is not finished any more
-    runs.write_text(folder / runs.CONFIG, config.to_json())
-    return Run(folder, config, run.split)
-
-
 def train_fold(
     run: Run,
     dataset,
@@ -138,7 +110,7 @@ def train_fold(
     """Trains one run to its end, from its checkpoint if there is one, and writes metrics.json.
 
     Args:
-        run: from `prepare`.
+        run: from lib.runs.prepare.
         dataset: the lib.data.Dataset whose digest the split names.
         extra: further Keras callbacks; they see the competition's score in the logs.
 

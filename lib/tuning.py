@@ -17,8 +17,8 @@ from lib import runs, search
 from lib.callbacks import SCORE
 from lib.config import Config
 from lib.console import Console, UserError
-from lib.runs import Split, fold_folder
-from lib.training import prepare, train_fold
+from lib.runs import Split, fold_folder, prepare
+from lib.training import train_fold
 
 HEARTBEAT = 20  # seconds between a trial's signs of life
 GRACE = 60  # seconds of silence after which its process counts as dead
@@ -46,7 +46,7 @@ def open_study(url: str, name: str, fingerprint: dict, first: dict[str, object],
             study_name=name,
             storage=_storage(url),
             direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup),
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup + 1),  # steps count from 1
             load_if_exists=True,
         )
     except Exception as error:  # whatever SQLAlchemy and the database's driver say

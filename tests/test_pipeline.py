@@ -46,7 +46,7 @@ def test_every_experiment_trains_infers_and_submits(name, data, tmp_path, monkey
     call(monkeypatch, infer, runs / name, "--tta", "--data", data, "--out", masks, "--json")
     scored = result(capsys)
     assert scored["plain"]["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
-    assert scored["tta"]["confusion"] != scored["plain"]["confusion"]
+    assert np.sum(scored["tta"]["confusion"]) == np.sum(scored["plain"]["confusion"]) > 0
     background = ["--allow-background"] if name in ("first", "second", "third", "fourth", "fifth_counting") else []
     call(monkeypatch, submission, masks, "--out", csv, "--data", data, *background, "--quiet")
     call(monkeypatch, submission, "--check", csv, "--data", data, *background, "--quiet")

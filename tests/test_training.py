@@ -38,10 +38,10 @@ def tiny_config(**changes):
 
 
 def train(folder, config, resume=False, fold=0, data=None, extra=()):
-    from lib.training import prepare, train_fold
+    from lib.training import train_fold
 
     data = data or tiny_data()
-    run = prepare(folder, config, Split.of(data, config, fold), resume)
+    run = runs.prepare(folder, config, Split.of(data, config, fold), resume)
     return train_fold(run, data, QUIET, extra)
 
 
@@ -177,12 +177,20 @@ def test_other_data_never_overwrites(straight):
 
 
 def test_an_unfinished_run_wants_resume(tmp_path):
-    from lib.training import prepare
-
     split = Split.of(tiny_data(), tiny_config(), 0)
-    prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+    runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
     with pytest.raises(UserError, match="--resume"):
-        prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+        runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+
+
+def test_a_run_can_be_ended_with_the_epochs_that_it_has(straight, tmp_path):
+    import shutil
+
+    folder = tmp_path / "fold_0"
+    shutil.copytree(straight, folder)
+    (folder / runs.METRICS).unlink()
+    metrics = train(folder, tiny_config(**FALLING, epochs=3), resume=True)
+    assert metrics["epochs"] == 4 and metrics["mean_iou"] == runs.Run.open(straight).metrics()["mean_iou"]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
