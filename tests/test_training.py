@@ -268,3 +268,18 @@ def test_find_runs_names_what_is_missing(tmp_path):
 def test_find_runs_takes_all_folds_of_an_experiment(straight):
     found = runs.find_runs([str(straight.parent), str(straight)], straight.parent.parent)
     assert [run.folder for run in found] == [straight]
+
+
+def test_rate_decay_and_loss_come_from_the_config():
+    from lib.models import build_model
+    from lib.training import compile_model
+
+    config = tiny_config(learning_rate=0.02, weight_decay=0.03, dice=0.5, ignore_background=False)
+    model = build_model(config)
+    compile_model(model, config, (1.0, 2.0, 3.0, 4.0, 5.0))
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    assert model.optimizer.weight_decay == 0.03
+    settings = model.loss.get_config()
+    assert settings["dice"] == 0.5 and not settings["ignore_background"] and settings["class_weights"][4] == 5
+    names = [variable.name for variable in model.trainable_variables if model.optimizer._use_weight_decay(variable)]
+    assert set(names) == {"kernel"}
