@@ -29,6 +29,7 @@ UNLABELLED = ((0.0, 0.45, 0.6, 0.75, 0.9, 0.97, 1.0), (0.0, 0.0, 0.1, 0.38, 0.8,
 FRAMED = 0.5  # share of tiles with an unlabelled frame of one or two pixels
 ROCKY = 0.025  # share of tiles with big rock, which takes ROCK_SIZE of the tile, log-uniform
 ROCK_SIZE = (0.004, 0.2)
+FEWEST_ROCKY = 5  # training tiles with big rock in a small set, one for each fold, but no more than every eighth
 ALIENS = 0.042  # share of training tiles: different images, one mask
 
 RELIEF_SIZE = 512  # side of the square of each class's ground that tiles are windows of
@@ -50,14 +51,16 @@ def generate(seed: int = 0, train: int = 600, test: int = 600) -> dict[str, np.n
     rng, test_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     aliens = round(ALIENS * train) if train >= 50 else 0  # a lone one shares its mask with none
     reliefs = _reliefs(rng)
-    images, masks = _tiles(rng, train - aliens, reliefs)
+    images, masks = _tiles(rng, train - aliens, reliefs, min(FEWEST_ROCKY, (train - aliens) // 8))
     alien_images, alien_masks = _aliens(rng, aliens, reliefs)
     training_set = np.stack([np.concatenate([images, alien_images]), np.concatenate([masks, alien_masks])], axis=1)
     test_images, test_masks = _tiles(test_rng, test, _reliefs(test_rng))
     return {"training_set": rng.permutation(training_set), "test_set": test_images, "test_masks": test_masks}
 
 
-def _tiles(rng: np.random.Generator, count: int, reliefs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tiles(
+    rng: np.random.Generator, count: int, reliefs: np.ndarray, fewest_rocky: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Honest tiles in random order, windows of `reliefs`: images and masks, (count, 64, 128) uint8."""
     main, second, second_share, patch_share = _deal(rng, count)
     frontier = _smooth(rng, count, 14, 24)
@@ -68,7 +71,7 @@ def _tiles(rng: np.random.Generator, count: int, reliefs: np.ndarray) -> tuple[n
     drawn = frontier + 0.1 * _smooth(rng, count, 4, 6) > level
     masks = np.where(drawn, second[:, None, None], main[:, None, None]).astype(np.uint8) + np.uint8(1)
     _unlabel(rng, images, masks, patch_share)
-    rocky = rng.permutation(count)[: int(np.ceil(ROCKY * count))]
+    rocky = rng.permutation(count)[: max(fewest_rocky, int(np.ceil(ROCKY * count)))]
     sizes = np.geomspace(*ROCK_SIZE, 2 * len(rocky) + 1)[1::2]
     for tile, size in zip(rocky, sizes):
         _rocks(rng, images[tile], masks[tile], size * HEIGHT * WIDTH, light.direction[tile])

@@ -74,6 +74,13 @@ def test_big_rock_is_rare_and_in_every_fold(clean):
     assert min((rock[folds == fold] > 0).sum() for fold in range(5)) >= 2
 
 
+@pytest.mark.parametrize("train, rocky", [(8, 1), (40, 5), (100, 5)])
+def test_a_small_set_has_rock_for_every_fold(train, rocky):
+    tiles = generate(0, train, 0)["training_set"]
+    honest = ~find_outliers(tiles[:, 0], tiles[:, 1])
+    assert (tiles[honest, 1] == 4).any(axis=(1, 2)).sum() == rocky
+
+
 def test_some_masks_are_plain_and_some_hardly_labelled(clean):
     share = shares(clean[1])
     assert 0.1 < (share.max(axis=1) == 1).mean() < 0.25
