@@ -16,6 +16,7 @@ from lib.metrics import CLASSES, class_iou, confusion_matrix, mean_iou
 from lib.runs import Run
 
 CHUNK = 256  # tiles whose probabilities are held at a time: 42 MB
+LEAST_SCORED = 0.02  # share of a tile's pixels; below it a few pixels at a border would make the worst tile
 _MATRIX = (len(CLASSES), len(CLASSES))
 
 
@@ -34,8 +35,9 @@ class Evaluation:
 
     @property
     def scored(self) -> np.ndarray:
-        """(N,) bool: whether the tile has a pixel that the score counts."""
-        return self.confusions.any(axis=(1, 2))
+        """(N,) bool: whether enough pixels of the tile count in the score for it to have one of its own."""
+        height, width = self.predictions.shape[1:]
+        return self.confusions.sum(axis=(1, 2)) >= LEAST_SCORED * height * width
 
     def scores(self) -> np.ndarray:
         """(N, 5) float64: mean IoU of each tile alone, then the IoU of labels 1 to 4; NaN where undefined."""

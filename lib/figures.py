@@ -255,7 +255,8 @@ def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mappi
     if column == "learning_rate":
         # Whole decades, so that a rate that never fell has a labelled axis too
         rates = [row[column] for _, rows in histories for row in rows if row.get(column, 0) > 0]
-        low, high = (np.log10([min(rates), max(rates)])) if rates else (-4, -3)
+        # rounded, since 0.001 of float32 lies a little above
+        low, high = np.log10([min(rates), max(rates)]).round(3) if rates else (-4, -3)
         axes.set_yscale("log")
         axes.set_ylim(10 ** np.floor(low) * 0.7, 10 ** np.ceil(high) * 1.4)
         axes.yaxis.set_major_formatter("{x:g}")

@@ -194,9 +194,10 @@ def test_the_gallery_starts_with_the_worst_tile_and_takes_turns(evaluated):
     assert set(gallery.telling(order, dataset)) >= {TILES - 3, TILES - 2, TILES - 1}
 
 
-def test_tiles_without_a_scored_pixel_have_no_score(evaluated):
+def test_tiles_with_hardly_a_scored_pixel_have_no_score(evaluated):
     dataset = make_dataset()
     dataset.masks[3] = 0
+    dataset.masks[3, 0, :100] = 1
     evaluation = make_evaluation(dataset, np.array([2, 3]), 0.5)
     assert np.isnan(evaluation.scores()[1]).all() and evaluation.worst_first().tolist() == [0]
 

@@ -41,7 +41,8 @@ def build(evaluated: Sequence[tuple[System, Evaluation]], dataset: Dataset, room
         shown[tile] = card
     summary = (
         f"{len(shown)} of {len(order)} validation tiles, by rising mean IoU: those with the lowest, those with the "
-        "highest, and those with big rock. A tile's IoU counts that tile alone. The tiles are brightened here."
+        "highest, and those with big rock. A tile's IoU counts that tile alone; tiles with hardly a scored pixel have "
+        "none. The tiles are brightened here."
     )
     ramp = ", ".join(elements.css(colour) for colour in figures.uncertainty_palette()[::3])
     legend = elements.swatches(chain(zip(CLASSES, figures.PALETTE), figures.ERRORS.items()))
@@ -62,7 +63,7 @@ def ranking(places: Sequence[dict[int, int]], tables: Sequence[np.ndarray]) -> l
 
     Args:
         places: by system: tile number -> row of its table.
-        tables: by system: `Evaluation.scores`. Tiles without a scored pixel are left out.
+        tables: by system: `Evaluation.scores`. Tiles without a score are left out.
     """
     found: dict[int, list[float]] = {}
     for where, table in zip(places, tables):
