@@ -22,6 +22,7 @@ from lib.experiments import make_config
 from lib.files import replacing
 
 DATABASE = "study.db"
+WARMUP = 3  # epochs, at least, before a trial may be pruned
 SLICED = 6  # the most important parameters, in the slice plot
 
 
@@ -76,7 +77,7 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
         name,
         search.fingerprint(config, space, dataset.digest, args.fold),
         first=search.own_values(config, space),
-        warmup=config.epochs // 10,
+        warmup=max(WARMUP, config.epochs // 10),
     )
     progress = Progress(study, args.trials, console)
     console.facts(
@@ -116,13 +117,16 @@ class Progress:
 
     def trial_ended(self, trial) -> None:
         """Prints the trial's number, best score, length and end, the study's best, and the time."""
+        from optuna.storages import RetryFailedTrialCallback
+
+        original = RetryFailedTrialCallback.retried_trial_number(trial)
         scores = trial.intermediate_values.values()
         end = "pruned after" if trial.state.name == "PRUNED" else "complete in "
         best = self.study.best_trial
         self.console.line(
             f"trial {trial.number:3d}  {self.finished():3d}/{self.trials}  mean IoU {max(scores):.4f}  "
             f"{end} {len(scores):3d} epochs  best {best.value:.4f} (trial {best.number})  "
-            f"{trial.duration.total_seconds():.0f} s"
+            f"{trial.duration.total_seconds():.0f} s" + ("" if original is None else f"  trial {original} again")
         )
 
 

@@ -202,6 +202,7 @@ def test_a_line_per_trial(resumed):
     line = next(line for line in printed.splitlines() if line.startswith("trial"))
     assert line.split()[:3] == ["trial", "2", "2/2"]
     assert "complete in    3 epochs" in line
+    assert line.endswith("trial 1 again")
 
 
 def test_a_finished_study_trains_nothing(resumed, monkeypatch, capsys):
@@ -251,10 +252,10 @@ class Tuners:
 
         self.monkeypatch.setattr(self.tuning, "train_fold", train_fold)
 
-    def open(self):
+    def open(self, warmup: int = 0):
         config = make_config("seventh")
         fingerprint = search.fingerprint(config, SMALL_SPACE, "digest", 0)
-        study = self.tuning.open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), 0)
+        study = self.tuning.open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), warmup)
         split = runs.Split("tiles", "digest", 0, np.arange(2), np.arange(2))
         return self.tuning.Tuner(study, config, SMALL_SPACE, None, split, self.folder, Console(quiet=True))
 
@@ -344,15 +345,16 @@ def test_a_process_whose_trial_was_taken_over_goes_on(tuners):
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_a_hopeless_trial_is_pruned(tuners):
-    tuner = tuners.open()
-    tuners.train(lambda trial: [0.5, 0.6, 0.7])
+@pytest.mark.parametrize(("warmup", "epochs"), [(0, 2), (2, 3)])
+def test_a_hopeless_trial_is_pruned(tuners, warmup, epochs):
+    tuner = tuners.open(warmup)
+    tuners.train(lambda trial: [0.5, 0.6, 0.7, 0.8])
     tuner.run(5, ignore)
-    tuners.train(lambda trial: [0.5, 0.4, 0.8])
+    tuners.train(lambda trial: [0.5, 0.4, 0.4, 0.9])
     reported = []
     tuner.run(6, reported.append)
     assert reported[0].state == TrialState.PRUNED
-    assert reported[0].intermediate_values == {1: 0.5, 2: 0.4}
+    assert len(reported[0].intermediate_values) == epochs
 
 
 def test_a_study_without_fingerprint_is_refused(tuners):
