@@ -205,8 +205,11 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             bare.save_weights(partial, overwrite=True)
             partial.replace(path)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, (OSError, RuntimeError)):  # h5py tells a full disk in either, on many lines
+                reason = str(error).splitlines()[0][:200]
+                raise UserError(f"{path}: not written ({reason}); make room, then add --resume") from None
             raise
 
 
