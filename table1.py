@@ -132,7 +132,7 @@ def summary(experiment: Path) -> dict:
         "parameters": folds[0]["parameters"],
         "epoch_seconds": sum(fold["seconds"] for fold in folds) / sum(fold["epochs"] for fold in folds),
         "device": environment["device"],
-        "data": f"{split['data']['source']} (digest {split['data']['digest'][:12]})",
+        "data": f"{Path(split['data']['source']).name} (digest {split['data']['digest'][:12]})",
     }
 
 
