@@ -1,6 +1,7 @@
 """Shared by all tests: the project's root on the path, quiet TensorFlow, the real-tile stand-in where it exists."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# A suite that was started in the background ignores Ctrl-C, and so would the scripts that it interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 

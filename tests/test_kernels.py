@@ -434,7 +434,7 @@ def test_interrupt_leaves_the_kernel_running_and_says_how_to_wait_again(start, p
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     attach = "--attach kernels/build/mars-seventh-all-folds"
     assert attach in stderr
