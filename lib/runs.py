@@ -121,8 +121,12 @@ class Run:
         path = self.folder / WEIGHTS
         if not path.exists():
             raise UserError(f"{path}: no weights yet; train the run first")
+        import keras
+
+        # As they were saved: without the optimizer, which a model that was just trained still has
+        bare = keras.Model(model.inputs, model.outputs)
         try:
-            model.load_weights(path)
+            bare.load_weights(path)
         except (ValueError, OSError, KeyError) as error:
             reason = str(error).splitlines()[0][:200]
             raise UserError(f"{path}: does not fit {self.folder / CONFIG} ({reason}); train the run again") from None
