@@ -67,6 +67,10 @@ def test_the_command_line_gives_the_configuration_of_a_trial():
         assert config.override([assignment(*item) for item in trial.params.items()]) == tuned != config
 
 
+def test_floats_are_written_with_three_digits():
+    assert assignment("learning_rate", 0.00123456) == "learning_rate=0.00123"
+
+
 def test_the_cap_is_searched_only_with_inverse_class_weights():
     tuned = [(search.suggest(trial, Config(), SPACE), trial.params) for trial in asked(20)]
     assert {config.class_weights for config, _ in tuned} == {"none", "inverse"}
@@ -309,6 +313,31 @@ def test_of_two_last_trials_begun_at_once_one_is_dropped(tuners):
     one.run(2, ignore)
     states = [trial.state for trial in one.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_a_process_waits_while_another_runs_the_last_trial(tuners):
+    one, other = tuners.open(), tuners.open()
+    one.run(1, ignore)
+
+    class Waited(Exception):
+        pass
+
+    def wait(seconds):
+        raise Waited
+
+    def begin(*arguments):
+        pytest.fail("began a trial too many")
+
+    def scores(trial):
+        other._run_one = begin
+        with pytest.raises(Waited):
+            other.run(2, ignore)
+        return [0.5]
+
+    tuners.monkeypatch.setattr(tuners.tuning.time, "sleep", wait)
+    tuners.train(scores)
+    one.run(2, ignore)
+    assert [trial.state for trial in one.study.trials] == [TrialState.COMPLETE] * 2
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
