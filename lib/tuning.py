@@ -50,7 +50,7 @@ def open_study(url: str, name: str, fingerprint: dict, first: dict[str, object],
             load_if_exists=True,
         )
     except Exception as error:  # whatever SQLAlchemy and the database's driver say
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--storage: {reason}; give a URL such as sqlite:///study.db that can be opened here") from None
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         study.set_user_attr(FINGERPRINT, fingerprint)
