@@ -14,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from lib.config import Config
+from lib.config import Config, assignment
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 
@@ -58,7 +58,7 @@ def list_experiments(console: Console) -> None:
     """Prints every experiment as its differences from the one before."""
     for rung in EXPERIMENTS.values():
         base = f"{rung.base} + " if rung.base else ""
-        changes = " ".join(f"{key}={_text(value)}" for key, value in rung.changes.items())
+        changes = " ".join(assignment(key, value) for key, value in rung.changes.items())
         console.line(f"{rung.name:<20}{rung.summary}\n{'':<20}{base}{changes}")
     console.result(experiments={rung.name: {"base": rung.base, **rung.changes} for rung in EXPERIMENTS.values()})
 
@@ -122,10 +122,6 @@ def report(runs: list, results: list[dict], args: argparse.Namespace, console: C
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":
