@@ -84,8 +84,11 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
     order = [position for position in evaluation.worst_first() if varied[position]]
     if not order:
         raise UserError("--picture: no validation tile shows two classes; name a run with a validation fold")
-    rocks = [position for position in order if shares[position, CLASSES.index("big rock")] > 0.01] or order
-    chosen = [rocks[len(rocks) // 2], *(order[int(share * len(order))] for share in (0.25, 0.5, 0.75))]
+    rocky = shares[:, CLASSES.index("big rock")] > 0.005
+    rocks = [position for position in evaluation.worst_first() if rocky[position]]
+    first = rocks[len(rocks) // 2 :][:1]
+    others = [position for position in order if position not in first]
+    chosen = [*first, *dict.fromkeys(others[int(share * len(others))] for share in (0.25, 0.5, 0.75) if others)]
     figures.mistakes(path, dataset, evaluation, chosen)
 
 
