@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lib.metrics import CLASSES, confusion_matrix, scores
 from lib.predict import BATCH, labels, predict_probabilities, probability_model
 
 SCORE = "mean_iou"
+HDF5_OVERHEAD = 4096  # bytes around each array, generously
 _COLUMNS = {name: "iou_" + name.replace(" ", "_") for name in CLASSES[1:]}
 
 
@@ -199,17 +201,19 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save_weights(self) -> None:
         path = self.folder / runs.WEIGHTS
+        # HDF5 takes the whole process down when the disk fills while it writes: look first
+        arrays = self.model.get_weights()
+        needed = sum(array.nbytes for array in arrays) + HDF5_OVERHEAD * (len(arrays) + 16)
+        if shutil.disk_usage(self.folder).free < needed:
+            raise UserError(f"{path}: {needed / 1e6:.1f} MB do not fit on the disk; make room, then add --resume")
         partial = path.with_name("partial." + path.name)  # Keras wants the name to end in .weights.h5
         # A model without optimizer: with it the file would be three times as large
         bare = keras.Model(self.model.inputs, self.model.outputs)
         try:
             bare.save_weights(partial, overwrite=True)
             partial.replace(path)
-        except BaseException as error:
+        except BaseException:
             partial.unlink(missing_ok=True)
-            if isinstance(error, (OSError, RuntimeError)):  # h5py tells a full disk in either, on many lines
-                reason = str(error).splitlines()[0][:200]
-                raise UserError(f"{path}: not written ({reason}); make room, then add --resume") from None
             raise
 
 

@@ -201,6 +201,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         train(folder, tiny_config(epochs=2), resume=True)
 
 
+def test_weights_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from lib import callbacks
+
+    monkeypatch.setattr(callbacks.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="best.weights.h5: .* do not fit on the disk"):
+        train(tmp_path / "fold_0", tiny_config(epochs=1))
+    assert not list(tmp_path.rglob("*.h5"))
+
+
 def test_weights_that_do_not_fit_the_config(straight, tmp_path):
     import shutil
 
