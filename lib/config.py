@@ -180,7 +180,7 @@ class Config:
     predict_background: bool = _option(False, "may predict class 0, which the score counts as a fifth, wrong class")
     views: tuple[str, ...] = _option(
         ("identity", "hflip", "shift(0,8)", "shift(0,-8)", "shift(4,0)", "shift(-4,0)"),
-        "views that --tta averages: operations of lib/augment.py's table, joined by +",
+        "views that --tta averages: operations of lib/views.py's table, joined by +",
     )
 
     def __post_init__(self):

@@ -258,7 +258,7 @@ def _source(path: str | os.PathLike) -> Iterator[BinaryIO]:
                     yield member
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `python submission.py` writes it") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f"{path}: not a whole zip file ({error}); write it again") from None
 
 
