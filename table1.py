@@ -48,7 +48,7 @@ class Setting:
 
 
 SETTINGS = {
-    "laptop": Setting(("--tiny",), ("epochs=10", "plateau_patience=4"), (0, 1)),
+    "laptop": Setting(("--tiny",), ("epochs=4", "plateau_patience=4", "width=4"), (0, 1)),
     "gpu": Setting((), ("epochs=40", "plateau_patience=8", "precision=mixed_float16"), (0, 1)),
 }
 
