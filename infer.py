@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.metrics import CLASSES, confusion_matrix, scores
+from lib.metrics import CLASSES, confusion_matrix, percent, scores
 
 CHUNK = 512  # tiles whose probabilities are held at a time: 84 MB
 
@@ -34,6 +34,8 @@ def main() -> None:
         runs=", ".join(str(run.folder) for run in runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {count} test tiles",
     )
+    for run in runs:
+        run.check_data(dataset)
     views = common(runs, "views") if args.tta else ()
     ensemble = load(runs)
     validation = validate(runs, ensemble, dataset, views, console)
@@ -97,11 +99,6 @@ def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Con
     from lib.predict import PLAIN, labels
     from lib.runs import VALIDATION, write_json
 
-    for run in runs:
-        if run.split.digest != dataset.digest:
-            raise UserError(
-                f"{run.folder}: trained on other data ({run.split.source}) than {dataset.source}; name it with --data"
-            )
     unseen = [set(run.split.validation.tolist()) for run in runs]
     tiles = np.array(sorted(set().union(*unseen)), np.int64)
     result: dict = {"tiles": len(tiles), "plain": None, "tta": None, "views": list(views)}
@@ -124,8 +121,7 @@ def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Con
                 bar.update(len(part))
     result |= {way: scores(matrix) for way, matrix in confusion.items()}
     rows = [
-        [way, f"{100 * result[way]['mean_iou']:.2f}"]
-        + [f"{100 * v:.2f}" if (v := result[way]["iou"][name]) is not None else "-" for name in CLASSES[1:]]
+        [way, percent(result[way]["mean_iou"]), *(percent(result[way]["iou"][name]) for name in CLASSES[1:])]
         for way in ways
     ]
     console.line(f"\nvalidation on {len(tiles)} tiles, each by networks that never saw it, in percent")

@@ -96,7 +96,7 @@ def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
     """Writes the report and prints the scores in it."""
     from lib.audit import audit
     from lib.files import replacing
-    from lib.metrics import CLASSES, scores
+    from lib.metrics import CLASSES, percent, scores
     from lib.report import build
 
     text = build(evaluated, dataset, audit(dataset))
@@ -107,7 +107,7 @@ def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
     rows = []
     for name, found in results.items():
         ious = [found["mean_iou"], *(found["iou"][label] for label in CLASSES[1:])]
-        rows.append([name, *("-" if iou is None else f"{100 * iou:.2f}" for iou in ious)])
+        rows.append([name, *map(percent, ious)])
     console.line("\nvalidation, intersection over union in percent")
     console.table(["system", "mean IoU", *CLASSES[1:]], rows)
     console.line(f"\n{path}: {len(text.encode()) / 1e6:.1f} MB; open it in a browser")

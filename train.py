@@ -104,12 +104,14 @@ def report(runs: list, results: list[dict], args: argparse.Namespace, console: C
     """The closing table and the next command."""
     scored = [(run, result) for run, result in zip(runs, results) if "mean_iou" in result]
     if scored:
+        from lib.metrics import percent
+
         console.line()
         names = list(scored[0][1]["iou"])[1:]
         rows = [
-            [run.folder.name, result["best_epoch"], _percent(result["mean_iou"])]
-            + [_percent(result["iou"][name]) for name in names]
-            + [_percent(result["untrained_mean_iou"]), _percent(result["constant_mean_iou"])]
+            [run.folder.name, result["best_epoch"], percent(result["mean_iou"])]
+            + [percent(result["iou"][name]) for name in names]
+            + [percent(result["untrained_mean_iou"]), percent(result["constant_mean_iou"])]
             for run, result in scored
         ]
         console.line("validation, intersection over union in percent")
@@ -118,10 +120,6 @@ def report(runs: list, results: list[dict], args: argparse.Namespace, console: C
     options = f" --data {args.data}" if args.data else ""
     console.line(f"\nnext: python infer.py {folder} --tta{options}")
     console.result(runs=[{"folder": run.folder, **result} for run, result in zip(runs, results)])
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 if __name__ == "__main__":

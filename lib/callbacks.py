@@ -54,7 +54,7 @@ class Validation(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """A bar per epoch with loss, score so far, rate and time left; then one line per epoch.
+    """A bar per epoch with loss, best score so far, rate and time left.
 
     Args:
         steps, batch_size: of an epoch, for the rate in tiles per second.
@@ -201,9 +201,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _save_weights(self) -> None:
         path = self.folder / runs.WEIGHTS
-        # HDF5 takes the whole process down when the disk fills while it writes: look first
-        arrays = self.model.get_weights()
-        needed = sum(array.nbytes for array in arrays) + HDF5_OVERHEAD * (len(arrays) + 16)
+        # HDF5 takes the whole process down when the disk fills while it writes: look first. Weights are float32 always.
+        needed = 4 * self.model.count_params() + HDF5_OVERHEAD * (len(self.model.weights) + 16)
         if shutil.disk_usage(self.folder).free < needed:
             raise UserError(f"{path}: {needed / 1e6:.1f} MB do not fit on the disk; make room, then add --resume")
         partial = path.with_name("partial." + path.name)  # Keras wants the name to end in .weights.h5

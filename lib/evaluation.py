@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import Config
-from lib.console import Console, UserError
+from lib.console import Console
 from lib.data import Dataset
 from lib.metrics import CLASSES, class_iou, confusion_matrix, mean_iou
 from lib.runs import Run
@@ -95,10 +95,7 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Ev
     from lib.predict import labels, predict_probabilities, probability_model
 
     for run in runs:
-        if run.split.digest != dataset.digest:
-            raise UserError(
-                f"{run.folder}: trained on other data ({run.split.source}) than {dataset.source}; name it with --data"
-            )
+        run.check_data(dataset)
     model = runs[0].build_model()
     probabilities = probability_model(model)
     found = []

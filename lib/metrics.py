@@ -43,6 +43,11 @@ def mean_iou(confusion: np.ndarray) -> float:
     return float(np.nanmean(ious)) if np.isfinite(ious).any() else 0.0
 
 
+def percent(score: float | None) -> str:
+    """A score 0..1 as tables show it: in percent with two digits; "-" where it is undefined."""
+    return "-" if score is None else f"{100 * score:.2f}"
+
+
 def scores(confusion: np.ndarray) -> dict[str, object]:
     """`mean_iou`, `iou` by class name (None where undefined) and the matrix itself, ready for JSON."""
     by_class = {name: None if np.isnan(v) else float(v) for name, v in zip(CLASSES, class_iou(confusion))}

@@ -99,6 +99,13 @@ class Run:
             raise UserError(f"{self.folder}: training has not ended; go on with `python train.py ... --resume`")
         return json.loads((self.folder / METRICS).read_text())
 
+    def check_data(self, dataset) -> None:
+        """Raises UserError when a lib.data.Dataset is not the one that the run's split speaks of."""
+        if self.split.digest != dataset.digest:
+            raise UserError(
+                f"{self.folder}: trained on other data ({self.split.source}) than {dataset.source}; name it with --data"
+            )
+
     def history(self) -> list[dict[str, float]]:
         """history.csv, a dict per epoch; empty before the first checkpoint."""
         path = self.folder / HISTORY
