@@ -1,7 +1,7 @@
 """Predicts the test tiles with one or more runs, and scores the same runs on the tiles they never saw.
 
-    python infer.py --tta                            the newest run, all its folds
-    python infer.py runs/fifth runs/seventh --tta    an ensemble of two experiments
+python infer.py --tta                            the newest run, all its folds
+python infer.py runs/fifth runs/seventh --tta    an ensemble of two experiments
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.metrics import CLASSES, confusion_matrix, percent, scores
+from lib.metrics import confusion_matrix, percent, scores
+from lib.task import CLASSES
 
 CHUNK = 512  # tiles whose probabilities are held at a time: 84 MB
 
@@ -60,7 +61,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest")
+    parser.add_argument(
+        "run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest"
+    )
     parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
     parser.add_argument("--score-only", action="store_true", help="the validation score, no test tiles")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
@@ -95,7 +98,7 @@ def load(runs: list):
 
 
 def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Console) -> dict:
-    """Out-of-fold score: each tile only by the networks that never saw it; written beside the folds of one experiment."""
+    """Out-of-fold score, each tile only by networks that never saw it; written beside the folds of one experiment."""
     from lib.predict import PLAIN, labels
     from lib.runs import VALIDATION, write_json
 
@@ -131,7 +134,9 @@ def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Con
     return result
 
 
-def predict(ensemble, blocks: Iterator[np.ndarray], views: tuple[str, ...], background: bool, bar) -> Iterator[np.ndarray]:
+def predict(
+    ensemble, blocks: Iterator[np.ndarray], views: tuple[str, ...], background: bool, bar
+) -> Iterator[np.ndarray]:
     """Masks (B, H, W) uint8 of each block of tiles (B, H, W) uint8, as the blocks come."""
     from lib.predict import PLAIN, labels
 
@@ -142,9 +147,9 @@ def predict(ensemble, blocks: Iterator[np.ndarray], views: tuple[str, ...], back
 
 def save(path: Path, count: int, masks: Iterator[np.ndarray], made_by: dict) -> None:
     """Writes an npz with `masks` (count, H, W) uint8, block by block, and what made them as JSON in `made_by`."""
-    from lib.data import HEIGHT, WIDTH
     from lib.files import replacing
     from lib.npz import write_array
+    from lib.task import HEIGHT, WIDTH
 
     with replacing(path, "wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         write_array(archive, "masks", (count, HEIGHT, WIDTH), masks)

@@ -1,8 +1,8 @@
 """Shows in a page where runs are right and wrong: report.html, and pictures beside each run.
 
-    python report.py                           the newest experiment, all its folds
-    python report.py fifth seventh             two experiments side by side
-    python report.py seventh --picture FILE    only a picture of four tiles, as in the README
+python report.py                           the newest experiment, all its folds
+python report.py fifth seventh             two experiments side by side
+python report.py seventh --picture FILE    only a picture of four tiles, as in the README
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
     Raises UserError when there is none.
     """
     from lib import figures
-    from lib.metrics import CLASSES
+    from lib.task import BIG_ROCK, CLASSES
 
     masks = dataset.masks[evaluation.tiles]
     shares = np.stack([(masks == label).mean(axis=(1, 2)) for label in range(len(CLASSES))], axis=1)
@@ -84,7 +84,7 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
     order = [position for position in evaluation.worst_first() if varied[position]]
     if not order:
         raise UserError("--picture: no validation tile shows two classes; name a run with a validation fold")
-    rocky = shares[:, CLASSES.index("big rock")] > 0.005
+    rocky = shares[:, BIG_ROCK] > 0.005
     rocks = [position for position in evaluation.worst_first() if rocky[position]]
     first = rocks[len(rocks) // 2 :][:1]
     others = [position for position in order if position not in first]
@@ -96,8 +96,9 @@ def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
     """Writes the report and prints the scores in it."""
     from lib.audit import audit
     from lib.files import replacing
-    from lib.metrics import CLASSES, percent, scores
+    from lib.metrics import percent, scores
     from lib.report import build
+    from lib.task import CLASSES
 
     text = build(evaluated, dataset, audit(dataset))
     with replacing(path, encoding="utf-8") as stream:

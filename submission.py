@@ -1,10 +1,10 @@
 """From masks to a checked submission file.
 
-    python submission.py                                            masks.npz -> submission.csv, checked
-    python submission.py runs/demo/masks.npz --out demo.csv --zip   any masks, any name, zipped (demo.csv.zip)
-    python submission.py --check submission.csv --data FILE         any CSV or zip; as many tiles as FILE's test set
-    python submission.py --score submission.csv --truth FILE        the competition's score against known labels
-    python submission.py --submit -m "seventh, 5 folds, tta"        masks.npz -> zip file -> Kaggle -> its score
+python submission.py                                            masks.npz -> submission.csv, checked
+python submission.py runs/demo/masks.npz --out demo.csv --zip   any masks, any name, zipped (demo.csv.zip)
+python submission.py --check submission.csv --data FILE         any CSV or zip; as many tiles as FILE's test set
+python submission.py --score submission.csv --truth FILE        the competition's score against known labels
+python submission.py --submit -m "seventh, 5 folds, tta"        masks.npz -> zip file -> Kaggle -> its score
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lib import encoding
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import sha256
 from lib.metrics import scores
+from lib.task import TEST_TILES
 
-TEST_TILES = 10_022
 JOURNAL = Path("submissions.csv")
 
 
@@ -48,8 +48,8 @@ def submit(args: argparse.Namespace, console: Console) -> None:
         raise UserError('--submit: needs a description for Kaggle and the journal; add -m "TEXT"')
     wanted = encoding.count_test_tiles(args.data) if args.data else TEST_TILES
     _, out, _, note = _write(args, True, wanted, args.data or "the competition")
-    from lib import kaggle_submit
-    from lib.kaggle_client import Kaggle
+    from lib.kaggle import submit as kaggle_submit
+    from lib.kaggle.client import Kaggle
 
     kaggle_submit.submit(Kaggle(), Path(out), args.message, note, JOURNAL, console)
 

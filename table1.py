@@ -57,11 +57,15 @@ def main() -> None:
     """Trains what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, default="laptop")
-    parser.add_argument("--experiments", nargs="+", default=list(RUNGS), metavar="NAME", help="rungs; default: the report's")
+    parser.add_argument(
+        "--experiments", nargs="+", default=list(RUNGS), metavar="NAME", help="rungs; default: the report's"
+    )
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--fold", default="0", help="a fold's number or all; default 0")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: the setting's")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all rungs alike")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all rungs alike"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs lie")
     add_console_options(parser)
@@ -140,7 +144,8 @@ def markdown(by_rung: dict[str, list[dict]], seeds: list[int], fold: str, settin
     """The table: report's scores beside ours, mean and standard deviation over seeds."""
     one = next(iter(by_rung.values()))[0]
     lines = [
-        "| experiment | change | report: val. / inference | validation | with `--tta` | big rock | parameters | s per epoch |",
+        "| experiment | change | report: val. / inference | validation | with `--tta` | big rock | parameters "
+        "| s per epoch |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, results in by_rung.items():
@@ -153,7 +158,8 @@ def markdown(by_rung: dict[str, list[dict]], seeds: list[int], fold: str, settin
         )
     lines += [
         "",
-        f"Mean IoU in percent on fold {fold} ({one['tiles']} tiles), mean ± standard deviation over seeds {_list(seeds)}; "
+        f"Mean IoU in percent on fold {fold} ({one['tiles']} tiles), mean ± standard deviation over seeds "
+        f"{_list(seeds)}; "
         f"big rock: its IoU without `--tta`. Data: {one['data']}. Budget: `{' '.join(settings)}`. "
         f"Hardware: {one['device']}. The report's figures are of the competition's own file and leaderboard: "
         "compare steps, not levels.",

@@ -1,10 +1,10 @@
 """Trains one experiment on chosen folds and writes runs/<experiment>/fold_<k>/.
 
-    python train.py --list
-    python train.py seventh --tiny                       generated terrain, a laptop
-    python train.py seventh --data FILE --fold all       five folds of the competition's file
-    python train.py seventh --fold none --set epochs=70  every clean tile, for the last submission
-    python train.py seventh --resume                     after Ctrl-C, a crash or a full disk
+python train.py --list
+python train.py seventh --tiny                       generated terrain, a laptop
+python train.py seventh --data FILE --fold all       five folds of the competition's file
+python train.py seventh --fold none --set epochs=70  every clean tile, for the last submission
+python train.py seventh --resume                     after Ctrl-C, a crash or a full disk
 """
 
 from __future__ import annotations
@@ -45,11 +45,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fold", default="0", help="a fold's number, all, or none (train on every tile); default 0")
     parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs: for a laptop")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change config fields: see lib/config.py"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change config fields: see lib/config.py",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier training ended")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard's files, a folder per run")
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard's files, a folder per run"
+    )
     add_console_options(parser)
     return parser.parse_args()
 
@@ -71,7 +78,7 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
     dataset = data.load(args.data)
     console.facts(
         experiment=f"{config.experiment} ({config.hash()})",
-        data=f"{dataset.source}: {len(dataset.images) - dataset.outliers.sum()} tiles, {dataset.outliers.sum()} outliers removed",
+        data=f"{dataset.source}: {(~dataset.outliers).sum()} tiles, {dataset.outliers.sum()} outliers removed",
     )
     from lib.runs import Split, fold_folder, prepare
 

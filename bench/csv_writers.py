@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.data import HEIGHT, WIDTH
 from lib.encoding import HEADER, csv_size, write
 from lib.files import replacing, sha256
+from lib.task import HEIGHT, WIDTH
 
 
 def make_masks(tiles: int) -> np.ndarray:

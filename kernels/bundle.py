@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.console import Console, add_console_options, run_main
-from lib.kaggle_kernel import Job, Kernel, add_job_options
+from lib.kaggle.kernel import Job, Kernel, add_job_options
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _username() -> str:
-    from lib.kaggle_client import Kaggle
+    from lib.kaggle.client import Kaggle
 
     return Kaggle().username
 

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import replacing, sha256
-from lib.kaggle_client import Kaggle
-from lib.kaggle_kernel import Job, Kernel, add_job_options
+from lib.kaggle.client import Kaggle
+from lib.kaggle.kernel import Job, Kernel, add_job_options
 from lib.runs import VALIDATION, Run, fold_folder
 
 BUILD = Path("kernels/build")
@@ -136,7 +136,7 @@ class Tail:
         try:
             for line in self._kaggle.live_log(self._name):
                 self._line = line.strip() or self._line
-        except Exception:  # noqa: BLE001 - a line for the eye; whether the kernel lives, its state tells
+        except Exception:
             return
 
 

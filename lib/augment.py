@@ -1,6 +1,6 @@
 """Training tiles: augmented images with their masks, each drawn from (seed, epoch, tile, repeat) alone.
 
-    python -m lib.augment --draw augmentation.png [--data FILE]
+python -m lib.augment --draw augmentation.png [--data FILE]
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 
 from lib.config import Config
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.cutouts import BIG_ROCK, Composer, cut_out, paste_rocks
-from lib.metrics import CLASSES
+from lib.cutouts import Composer, cut_out, paste_rocks
+from lib.task import BIG_ROCK, CLASSES
 from lib.views import OPERATIONS
 
 # What --draw shows: the config fields that each approach sets, all others off
@@ -24,9 +24,7 @@ APPROACHES: dict[str, dict[str, object]] = {
     "RandAugment": dict(randaugment=1.0),
     "compositional synthesis": dict(synthesis=1.0),
 }
-NOTHING = dict(
-    flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0
-)
+NOTHING = dict(flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0)
 
 
 class Augmenter:

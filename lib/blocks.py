@@ -40,7 +40,9 @@ class ConvBlock(_Block):
         self.steps = []
         for number in range(2):
             self.steps += [
-                layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=self.dtype_policy),
+                layers.Conv2D(
+                    filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=self.dtype_policy
+                ),
                 layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=self.dtype_policy),
                 layers.ReLU(dtype=self.dtype_policy),
             ]
@@ -196,7 +198,9 @@ class _Transformer(_Block):
 
     def _attention(self, name, channels, shape):
         size = max(1, channels // self.HEADS)
-        attention = layers.MultiHeadAttention(self.HEADS, size, dropout=self.DROPOUT, dtype=self.dtype_policy, name=name)
+        attention = layers.MultiHeadAttention(
+            self.HEADS, size, dropout=self.DROPOUT, dtype=self.dtype_policy, name=name
+        )
         attention.build(shape, shape)
         return attention
 
@@ -224,7 +228,6 @@ class _Transformer(_Block):
         """(B, H, W, C) -> (B, H*W, C)"""
         shape = ops.shape(x)
         return ops.reshape(x, (shape[0], shape[1] * shape[2], x.shape[-1]))
-
 
 
 @keras.saving.register_keras_serializable("mars")

@@ -14,8 +14,9 @@ import pandas as pd
 from lib import runs
 from lib.console import Console, UserError
 from lib.files import replacing
-from lib.metrics import CLASSES, confusion_matrix, scores
+from lib.metrics import confusion_matrix, scores
 from lib.predict import BATCH, labels, predict_probabilities, probability_model
+from lib.task import CLASSES
 
 SCORE = "mean_iou"
 HDF5_OVERHEAD = 4096  # bytes around each array, generously

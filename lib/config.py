@@ -21,7 +21,7 @@ def _option(
     high: float | None = None,
     choices: tuple = (),
     search: dict | tuple = (),
-    when: Callable[["Config"], bool] = lambda config: True,
+    when: Callable[[Config], bool] = lambda config: True,
 ):
     """A field. Tuning tries `search`: a range in the words of Optuna's suggest functions, or choices; empty: never.
 
@@ -122,7 +122,9 @@ class Config:
         search=(False, True),
         when=lambda config: config.copy_paste > 0,
     )
-    general: float = _option(0.0, "share of the rarest class's tiles that are shifted, rotated, zoomed, sheared", low=0, high=1)
+    general: float = _option(
+        0.0, "share of the rarest class's tiles that are shifted, rotated, zoomed, sheared", low=0, high=1
+    )
     randaugment: float = _option(0.0, "share of the rarest class's tiles that get a RandAugment policy", low=0, high=1)
     synthesis: float = _option(0.0, "share of training tiles composed from cutouts of all classes", low=0, high=1)
     oversample: int = _option(
@@ -156,14 +158,14 @@ class Config:
         search=dict(low=2.0, high=30.0, log=True),
         when=lambda config: config.class_weights == "inverse",
     )
-    given_weights: tuple[float, ...] = _option((1.0, 1.0, 1.0, 1.0, 1.0), "five class weights of class_weights=given", low=0)
+    given_weights: tuple[float, ...] = _option(
+        (1.0, 1.0, 1.0, 1.0, 1.0), "five class weights of class_weights=given", low=0
+    )
 
     # Training
     epochs: int = _option(200, "most epochs; early stopping usually ends before", low=1)
     batch_size: int = _option(32, "tiles per step", low=1, search=(8, 16, 32, 64))
-    learning_rate: float = _option(
-        1e-3, "Adam's initial step size", low=0, search=dict(low=1e-4, high=1e-2, log=True)
-    )
+    learning_rate: float = _option(1e-3, "Adam's initial step size", low=0, search=dict(low=1e-4, high=1e-2, log=True))
     weight_decay: float = _option(
         4e-3, "decoupled weight decay (AdamW)", low=0, search=dict(low=1e-5, high=1e-1, log=True)
     )
@@ -194,14 +196,14 @@ class Config:
                     bounds = f"at least {low}" if high is None else f"between {low} and {high}"
                     raise UserError(f"{spec.name}={number}: must be {bounds}")
 
-    def replace(self, **changes) -> "Config":
+    def replace(self, **changes) -> Config:
         """A copy with typed changes. Raises UserError for an unknown field, naming the nearest one."""
         for name in changes:
             if name not in TYPES:
                 raise UserError(f"{name}: no such config field; " + _nearest(name, TYPES))
         return dataclasses.replace(self, **changes)
 
-    def override(self, assignments: list[str]) -> "Config":
+    def override(self, assignments: list[str]) -> Config:
         """A copy with `key=value` texts applied, each converted to the type of its field.
 
         Tuples are comma-separated (`dspp_rates=1,2,4`; `dspp_rates=` is empty). Raises UserError.
@@ -216,7 +218,7 @@ class Config:
             changes[name] = _convert(name, value)
         return dataclasses.replace(self, **changes)
 
-    def differences(self, other: "Config") -> dict[str, object]:
+    def differences(self, other: Config) -> dict[str, object]:
         """The fields of `self` whose values differ from `other`'s."""
         return {name: getattr(self, name) for name in TYPES if getattr(self, name) != getattr(other, name)}
 
@@ -235,7 +237,7 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str, name: str = "config.json") -> "Config":
+    def from_json(cls, text: str, name: str = "config.json") -> Config:
         """Reads `to_json`'s text. Raises UserError, naming `name`, for other fields or types."""
         try:
             values = json.loads(text)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.console import UserError
-from lib.metrics import CLASSES
-
-BIG_ROCK = CLASSES.index("big rock")
+from lib.task import BIG_ROCK, CLASSES
 
 SMALLEST = {"rock": 12, "ground": 64}  # pixels; smaller ones are label noise
 LARGEST = 0.5  # share of the tile; what covers more is no object but the tile itself
@@ -112,9 +110,7 @@ def choose_place(cutout: Cutout, size: tuple[int, int], rng: np.random.Generator
     )
 
 
-def paste_anywhere(
-    image: np.ndarray, mask: np.ndarray, cutout: Cutout, light: float, rng: np.random.Generator
-) -> None:
+def paste_anywhere(image: np.ndarray, mask: np.ndarray, cutout: Cutout, light: float, rng: np.random.Generator) -> None:
     """Pastes a cutout at a random place where most of it lies on labelled ground, or not at all if none is found."""
     height, width = cutout.shape.shape
     for _ in range(TRIES):

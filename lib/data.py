@@ -1,13 +1,7 @@
-"""The competition's file: read as uint8 while it streams, checked, cleaned of outliers, split into folds.
-
-    python -m lib.data FILE                        what is in it
-    python -m lib.data FILE --json                 the same for scripts
-    python -m lib.data FILE --picture audit.png    the same to look at
-"""
+"""The competition's file: read as uint8 while it streams, checked, cleaned of outliers, split into folds."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import npz
-from lib.console import Console, UserError, add_console_options, run_main
-from lib.metrics import CLASSES
+from lib import npz, terrain
+from lib.console import UserError
+from lib.task import BIG_ROCK, CLASSES, DATA_FILE, HEIGHT, WIDTH
 
-HEIGHT, WIDTH = 64, 128
-NAME = "mars_for_students.npz"
 KAGGLE_INPUT = Path("/kaggle/input")
 GENERATED = "generated terrain (seed 0)"
 MUCH_ROCK = 0.1  # share of a tile's pixels from which on big rock is a stratum of its own
@@ -56,7 +48,7 @@ def load(path: str | None = None, test: bool = True) -> Dataset:
         UserError: naming the file, the array and what is wrong with it.
     """
     if path is None and (path := default_file()) is None:
-        return _dataset(GENERATED, **_generated())
+        return _dataset(GENERATED, **terrain.generate())
     names = npz.keys(path)
     if "training_set" not in names and "test_set" not in names:
         raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(names) or 'nothing'}")
@@ -76,7 +68,7 @@ def read_test(path: str | None = None, size: int = npz.BLOCK) -> tuple[int, Iter
     `path` and errors as `load`; 0 and no block where the file has no test set.
     """
     if path is None and (path := default_file()) is None:
-        tiles = _generated()["test_set"]
+        tiles = terrain.generate()["test_set"]
         return len(tiles), (tiles[start : start + size] for start in range(0, len(tiles), size))
     if "test_set" not in npz.keys(path):
         return 0, iter(())
@@ -85,16 +77,10 @@ def read_test(path: str | None = None, size: int = npz.BLOCK) -> tuple[int, Iter
     return count, _blocks(path, "test_set", size)
 
 
-def _generated() -> dict[str, np.ndarray]:
-    from lib import terrain
-
-    return terrain.generate()
-
-
 def default_file() -> str | None:
     """data/mars_for_students.npz, or that name anywhere under /kaggle/input; None where there is neither."""
-    here = Path("data") / NAME
-    found = [here] if here.is_file() else sorted(KAGGLE_INPUT.rglob(NAME))
+    here = Path("data") / DATA_FILE
+    found = [here] if here.is_file() else sorted(KAGGLE_INPUT.rglob(DATA_FILE))
     return str(found[0]) if found else None
 
 
@@ -194,7 +180,7 @@ def find_outliers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         different = len({images[tile].tobytes() for tile in group})
         two_classes = len(np.setdiff1d(mask, [0])) > 1
         plain = np.ptp(mask[THIN:-THIN, THIN:-THIN]) == 0
-        if different > 1 and two_classes or different > 2 and not plain:
+        if (different > 1 and two_classes) or (different > 2 and not plain):
             outliers[group] = True
     return outliers
 
@@ -209,7 +195,7 @@ def repeats(arrays: np.ndarray) -> list[np.ndarray]:
 
 def strata(masks: np.ndarray) -> np.ndarray:
     """(N,) int: rock stratum (no, some, over 10 % big rock) times 5 plus the commonest labelled class (0: none)."""
-    rock = (masks == CLASSES.index("big rock")).mean(axis=(1, 2))
+    rock = (masks == BIG_ROCK).mean(axis=(1, 2))
     counts = np.stack([(masks == label).sum(axis=(1, 2)) for label in range(1, len(CLASSES))])
     dominant = np.where(counts.any(axis=0), counts.argmax(axis=0) + 1, 0)
     return ((rock > 0).astype(int) + (rock > MUCH_ROCK)) * len(CLASSES) + dominant
@@ -246,74 +232,3 @@ def stratified_folds(masks: np.ndarray, outliers: np.ndarray, folds: int, seed: 
     for number, (_, validation) in enumerate(splitter.split(labels, labels)):
         result[clean[validation]] = number
     return result
-
-
-def facts(dataset: Dataset) -> dict[str, object]:
-    """The audit in numbers, ready for JSON. Pixels and classes are those of the clean tiles."""
-    clean = np.flatnonzero(~dataset.outliers)
-    masks = dataset.masks[clean]
-    counts = np.array([np.bincount(mask.ravel(), minlength=len(CLASSES)) for mask in masks]).reshape(-1, len(CLASSES))
-    pixels, total = counts.sum(axis=0), max(1, counts.sum())
-    alike = repeats(masks)
-    rock = counts[:, CLASSES.index("big rock")]
-    return {
-        "source": dataset.source,
-        "digest": dataset.digest,
-        "training_tiles": len(dataset.masks),
-        "clean_tiles": len(clean),
-        "test_tiles": len(dataset.test),
-        "outliers": np.flatnonzero(dataset.outliers).tolist(),
-        "pixels": dict(zip(CLASSES, pixels.tolist())),
-        "pixel_shares": dict(zip(CLASSES, (pixels / total).tolist())),
-        "tiles_by_class": dict(zip(CLASSES, (counts > 0).sum(axis=0).tolist())),
-        "tiles_with_big_rock": int((rock > 0).sum()),
-        "tiles_with_much_big_rock": int((rock > MUCH_ROCK * HEIGHT * WIDTH).sum()),
-        "single_class_masks": int(((counts > 0).sum(axis=1) == 1).sum()),
-        "repeated_masks": {"masks": len(alike), "tiles": sum(map(len, alike))},
-        "identical_images": [group.tolist() for group in repeats(dataset.images)],
-    }
-
-
-def report(found: dict, console: Console) -> None:
-    """The audit as text."""
-    console.facts(
-        data=found["source"],
-        training_tiles=f"{found['training_tiles']:,}, {found['clean_tiles']:,} of them clean",
-        test_tiles=f"{found['test_tiles']:,}",
-        outliers=f"{len(found['outliers'])} removed: different images that share one mask to the pixel",
-        big_rock=f"{found['tiles_with_big_rock']} tiles, {found['tiles_with_much_big_rock']} with more than 10 %",
-        single_class=f"{found['single_class_masks']} masks",
-        repeated_masks="{masks} honest masks on {tiles} tiles".format(**found["repeated_masks"]),
-        identical_images=f"{len(found['identical_images'])} groups",
-    )
-    console.line()
-    console.table(
-        ["class", "pixels", "share in %", "tiles"],
-        [
-            [name, f"{pixels:,}", f"{100 * found['pixel_shares'][name]:.2f}", found["tiles_by_class"][name]]
-            for name, pixels in found["pixels"].items()
-        ],
-    )
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", help="npz file; default: the competition's, else generated terrain")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw it: classes, samples, outliers, duplicates")
-    add_console_options(parser)
-    args = parser.parse_args()
-    console = Console(args.quiet, args.json)
-    dataset = load(args.file)
-    found = facts(dataset)
-    report(found, console)
-    if args.picture:
-        from lib import audit, figures
-
-        figures.audit(args.picture, audit.audit(dataset), dataset)
-        console.line(f"\n{args.picture}: drawn")
-    console.result(**found)
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -19,10 +19,10 @@ from typing import BinaryIO
 import numpy as np
 
 from lib.console import UserError
-from lib.data import HEIGHT, WIDTH
 from lib.files import replacing
-from lib.metrics import CLASSES, confusion_matrix
+from lib.metrics import confusion_matrix
 from lib.npz import BLOCK, ArrayReader, keys
+from lib.task import CLASSES, HEIGHT, WIDTH
 
 PIXELS = HEIGHT * WIDTH
 HEADER = "id," + ",".join(map(str, range(PIXELS)))
@@ -234,9 +234,9 @@ def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[BinaryIO]:
     with replacing(path, "wb") as stream:
         if zipped:
             # A member opened by its name alone is dated 1980; level 9 takes ten times as long and saves a tenth
-            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-                with archive.open(MEMBER, "w") as member:
-                    yield member
+            archive = zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
+            with archive, archive.open(MEMBER, "w") as member:
+                yield member
         else:
             yield stream
 

@@ -12,8 +12,9 @@ import numpy as np
 from lib.config import Config
 from lib.console import Console
 from lib.data import Dataset
-from lib.metrics import CLASSES, class_iou, confusion_matrix, mean_iou
+from lib.metrics import class_iou, confusion_matrix, mean_iou
 from lib.runs import Run
+from lib.task import CLASSES
 
 CHUNK = 256  # tiles whose probabilities are held at a time: 42 MB
 LEAST_SCORED = 0.02  # share of a tile's pixels; below it a few pixels at a border would make the worst tile

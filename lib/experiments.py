@@ -41,7 +41,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     rung.name: rung
     for rung in (
         _FIRST,
-        Experiment("second", "two U-Nets, the second reads the first one's features and skips", "first", dict(nesting=2)),
+        Experiment(
+            "second", "two U-Nets, the second reads the first one's features and skips", "first", dict(nesting=2)
+        ),
         Experiment("third", "depth four", "second", dict(depth=4)),
         Experiment(
             "fourth",
@@ -55,8 +57,15 @@ EXPERIMENTS: dict[str, Experiment] = {
             "fourth",
             dict(dspp_rates=(6, 12, 18), ignore_background=True, predict_background=False),
         ),
-        Experiment("sixth", "transformer blocks before and after both bottlenecks", "fifth", dict(transformer="bottleneck")),
-        Experiment("seventh", "dual attention in place of the transformers", "sixth", dict(transformer="none", attention="dual")),
+        Experiment(
+            "sixth", "transformer blocks before and after both bottlenecks", "fifth", dict(transformer="bottleneck")
+        ),
+        Experiment(
+            "seventh",
+            "dual attention in place of the transformers",
+            "sixth",
+            dict(transformer="none", attention="dual"),
+        ),
         # The report credits the pyramid for the jump from the fourth to the fifth. Background left the loss at the same
         # rung; these two tell the changes apart.
         Experiment(
@@ -83,7 +92,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     )
 }
 
-# What --tiny changes in any experiment: a laptop trains it. Smaller batches make more steps of the few epochs it can afford.
+# What --tiny changes in any experiment, for a laptop. Smaller batches make more steps of the few epochs it can afford.
 TINY = dict(width=8, epochs=30, batch_size=16, plateau_patience=6)
 
 

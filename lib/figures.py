@@ -1,4 +1,4 @@
-"""Every picture that the project draws, in one palette: tiles, masks, errors, curves, confusion, the data's audit."""
+"""Every picture that the project draws, in one palette: tiles, masks, errors, curves, confusion."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lib.audit import Audit
 from lib.data import Dataset
 from lib.evaluation import Evaluation
 from lib.files import replacing
-from lib.metrics import CLASSES
+from lib.task import CLASSES
 
 PALETTE = np.array([(30, 34, 38), (154, 107, 24), (70, 200, 242), (236, 224, 158), (224, 24, 126)], np.uint8)
 """RGB of labels 0..4. They stay apart for readers with any of the three colour blindnesses."""
@@ -86,16 +85,16 @@ def tile_grid(
     down = across * tall / wide
     step = down + (0.28 if row_titles else gap)
     width, height = gap + len(titles) * (across + gap), top + len(rows) * step + bottom
-    figure = _figure((width, height))
+    figure = new_figure((width, height))
     for column, title in enumerate(titles):
         left = gap + column * (across + gap)
-        _text(figure, left + across / 2, 0.08, title, ha="center", va="top", weight="bold")
+        text_at(figure, left + across / 2, 0.08, title, ha="center", va="top", weight="bold")
         for number, row in enumerate(rows):
-            _panel(figure, left, top + (number + 1) * step - down, across, row[column])
+            panel(figure, left, top + (number + 1) * step - down, across, row[column])
     for number, title in enumerate(row_titles):
-        _text(figure, gap, top + (number + 1) * step - down - 0.06, title, fontsize=8)
-    _legend(figure, errors)
-    _save(figure, path)
+        text_at(figure, gap, top + (number + 1) * step - down - 0.06, title, fontsize=8)
+    legend(figure, errors)
+    save(figure, path)
 
 
 def mistakes(
@@ -130,14 +129,14 @@ def curves(path: str | os.PathLike, histories: Mapping[str, Sequence[Mapping[str
         path: the PNG to write.
         histories: rows of history.csv by the name that the legend prints.
     """
-    figure = _figure((12, 3.8))
+    figure = new_figure((12, 3.8))
     for axes, column in zip(figure.subplots(1, len(CURVES)), CURVES):
         _draw_curve(axes, column, list(histories.items()))
         axes.set_title(CURVES[column])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncol=min(6, max(1, len(names))), frameon=False)
     figure.tight_layout(rect=(0, 0.09, 1, 1))
-    _save(figure, path)
+    save(figure, path)
 
 
 def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> str:
@@ -150,7 +149,7 @@ def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, 
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": column}):
-        figure = _figure((4.4, 3.0))
+        figure = new_figure((4.4, 3.0))
         _draw_curve(figure.subplots(), column, histories)
         figure.tight_layout()
         stream = io.StringIO()
@@ -182,7 +181,7 @@ def confusion(path: str | os.PathLike, matrix: np.ndarray) -> None:
     """
     matrix = np.asarray(matrix)
     counts, shares = matrix[1:], row_shares(matrix)[1:]
-    figure = _figure((6.4, 4.4))
+    figure = new_figure((6.4, 4.4))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
@@ -194,50 +193,7 @@ def confusion(path: str | os.PathLike, matrix: np.ndarray) -> None:
     axes.set_ylabel("true")
     axes.set_title("scored pixels, and their share of the true class", fontsize=10)
     figure.tight_layout()
-    _save(figure, path)
-
-
-def audit(path: str | os.PathLike, facts: Audit, dataset: Dataset) -> None:
-    """Writes a PNG of the data's audit: class bars in pixels and tiles, samples of each class, outliers, duplicates.
-
-    Args:
-        path: the PNG to write.
-        facts: from `lib.audit.audit`.
-        dataset: the data that it speaks of.
-    """
-    across, gap, margin, bars = 1.28, 0.06, 1.0, 2.0  # inches: a tile pixel is a pixel
-    down = across * dataset.images.shape[1] / dataset.images.shape[2]
-    # Each strip: a name, and up to eight panels under it
-    pairs = [(CLASSES[label], _pairs(dataset, facts.samples[label])) for label in range(len(CLASSES))]
-    strips = [(name, panels) for name, panels in pairs if panels]
-    for group in facts.outliers[:2]:
-        panels = [colour_mask(dataset.masks[group[0]]), *dataset.images[group[:7]]]
-        strips.append((f"{len(group)} outliers:\none mask on\nall of them", panels))
-    for group in facts.duplicates[:2]:
-        strips.append((f"{len(group)} tiles of\none image", _pairs(dataset, group[:4])))
-    width = margin + 8 * (across + gap)
-    height = bars + 0.7 + len(strips) * (down + gap) + 0.5
-    figure = _figure((width, height))
-    for number, (what, counts, shares) in enumerate(facts.balance()):
-        left, across_bars = margin + number * width / 2, width / 2 - 2.2
-        axes = figure.add_axes((left / width, 1 - (bars - 0.05) / height, across_bars / width, (bars - 0.4) / height))
-        axes.barh(CLASSES, shares, color=PALETTE / 255, edgecolor="#555")
-        for label, (share, count) in enumerate(zip(shares, counts)):
-            text = f"{share:.2%}  ({count:,})"
-            axes.annotate(text, (share, label), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.invert_yaxis()
-        axes.set_title(what, fontsize=10, weight="bold", loc="left")
-        axes.set_xticks([])
-        axes.spines[["top", "right", "bottom"]].set_visible(False)
-    _text(figure, gap, bars + 0.2, " ".join(facts.sentences()), fontsize=9, va="top")
-    _text(figure, gap, bars + 0.42, "Samples: tile and mask", fontsize=9, va="top", weight="bold")
-    for number, (name, panels) in enumerate(strips):
-        upper = bars + 0.65 + number * (down + gap)
-        _text(figure, gap, upper + down / 2, name, va="center", fontsize=8)
-        for column, pixels in enumerate(panels):
-            _panel(figure, margin + column * (across + gap), upper, across, pixels)
-    _legend(figure)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> None:
@@ -267,11 +223,7 @@ def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mappi
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _pairs(dataset: Dataset, tiles: np.ndarray) -> list[np.ndarray]:
-    return [pixels for tile in tiles for pixels in (dataset.images[tile], colour_mask(dataset.masks[tile]))]
-
-
-def _figure(size: tuple[float, float]):
+def new_figure(size: tuple[float, float]):
     """A matplotlib figure in inches that no global state knows of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -281,7 +233,7 @@ def _figure(size: tuple[float, float]):
     return figure
 
 
-def _panel(figure, left: float, top: float, across: float, pixels: np.ndarray) -> None:
+def panel(figure, left: float, top: float, across: float, pixels: np.ndarray) -> None:
     """Shows grey or RGB pixels; all lengths in inches from the figure's upper left corner."""
     width, height = figure.get_size_inches()
     down = across * pixels.shape[0] / pixels.shape[1]
@@ -290,13 +242,14 @@ def _panel(figure, left: float, top: float, across: float, pixels: np.ndarray) -
     axes.set_axis_off()
 
 
-def _text(figure, left: float, top: float, text: str, **style) -> None:
+def text_at(figure, left: float, top: float, text: str, **style) -> None:
     """Prints a text; lengths in inches from the figure's upper left corner."""
     width, height = figure.get_size_inches()
     figure.text(left / width, 1 - top / height, text, **style)
 
 
-def _legend(figure, errors: bool = False) -> None:
+def legend(figure, errors: bool = False) -> None:
+    """Prints the colours of the classes, and of an error map's pixels, along the lower edge."""
     from matplotlib.patches import Patch
 
     entries = [*zip(CLASSES, PALETTE)] + ([*ERRORS.items()] if errors else [])
@@ -306,6 +259,7 @@ def _legend(figure, errors: bool = False) -> None:
     figure.legend(handles=patches, loc="lower center", ncol=columns, frameon=False, fontsize=8, handlelength=1.2)
 
 
-def _save(figure, path: str | os.PathLike) -> None:
+def save(figure, path: str | os.PathLike) -> None:
+    """Writes a figure as a PNG."""
     with replacing(path, "wb") as stream:
         figure.savefig(stream, format="png")

@@ -27,7 +27,9 @@ def replacing(path: str | os.PathLike, mode: str = "w", **open_arguments):
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = os.fspath(path)  # a full disk does not say which file, and nobody asked for the partial one
+            error.filename = os.fspath(
+                path
+            )  # a full disk does not say which file, and nobody asked for the partial one
         raise
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.console import UserError
-from lib.metrics import CLASSES
+from lib.task import CLASSES
 
 POLICY_LENGTH = 2  # operations that RandAugment applies to a tile: N of the paper
 POLICY_STRENGTH = (0.5, 0.15)  # mean and deviation of their strength, of 1: M of the paper, as keras-cv draws it

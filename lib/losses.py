@@ -8,7 +8,7 @@ from keras import ops
 
 from lib.config import Config
 from lib.console import UserError
-from lib.metrics import CLASSES
+from lib.task import CLASSES
 
 FOCAL_GAMMA = 2.0  # Lin et al. 2017, section 5.1
 
@@ -27,7 +27,9 @@ def class_weights(config: Config, masks: np.ndarray) -> tuple[float, ...]:
     """
     if config.class_weights == "given":
         if len(config.given_weights) != len(CLASSES):
-            raise UserError(f"given_weights: {len(config.given_weights)} numbers; give one for each of the {len(CLASSES)} classes")
+            raise UserError(
+                f"given_weights: {len(config.given_weights)} numbers; give one for each of the {len(CLASSES)} classes"
+            )
         return config.given_weights
     if config.class_weights == "none":
         return (1.0,) * len(CLASSES)

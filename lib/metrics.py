@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
-"""Class names by label 0..4."""
+from lib.task import CLASSES
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -8,14 +8,14 @@ from keras import layers
 from lib import blocks
 from lib.config import Config
 from lib.console import UserError
-from lib.metrics import CLASSES
+from lib.task import CLASSES, GREY_MEAN, GREY_SPREAD, HEIGHT, WIDTH
 
 
-def build_model(config: Config, height: int | None = 64, width: int | None = 128) -> keras.Model:
+def build_model(config: Config, height: int | None = HEIGHT, width: int | None = WIDTH) -> keras.Model:
     """The network of a config, with fresh weights seeded by `config.seed`.
 
-    Input: grey tiles (B, height, width), uint8 or float 0..255; scaling is part of the model. Output: (B, height, width, 5)
-    float32 logits. `height` and `width` may be None: any multiples of 2^depth.
+    Input: grey tiles (B, height, width), uint8 or float 0..255; scaling is part of the model. Output:
+    (B, height, width, 5) float32 logits. `height` and `width` may be None: any multiples of 2^depth.
 
     Raises UserError when the tile does not divide by 2^depth.
     """
@@ -26,8 +26,10 @@ def build_model(config: Config, height: int | None = 64, width: int | None = 128
     keras.utils.set_random_seed(config.seed)
     policy = keras.dtype_policies.get(config.precision)
     tiles = keras.Input((height, width), name="tiles")
-    # Mars tiles have a mean near 64 and a spread near 32; fixed, so that nothing has to be fitted or shipped.
-    features = layers.Rescaling(1 / 32, offset=-2, dtype=policy, name="scaling")(tiles[..., None])
+    # Fixed numbers: nothing has to be fitted or shipped
+    features = layers.Rescaling(1 / GREY_SPREAD, offset=-GREY_MEAN / GREY_SPREAD, dtype=policy, name="scaling")(
+        tiles[..., None]
+    )
     earlier_skips: list = [None] * config.depth
     for number in range(1, config.nesting + 1):
         features, earlier_skips = _unet(features, earlier_skips, config, number, policy)
@@ -36,7 +38,7 @@ def build_model(config: Config, height: int | None = 64, width: int | None = 128
 
 
 def _unet(features, earlier_skips, config: Config, number: int, policy):
-    """One U-Net: its full-resolution features, and its encoder's maps by level, which the next U-Net takes as skips too."""
+    """One U-Net: its full-resolution features, and its encoder's maps by level: skips of the next U-Net, too."""
 
     def named(kind, level=None):
         return f"unet{number}_{kind}" + ("" if level is None else f"_{level}")
@@ -58,11 +60,13 @@ def _unet(features, earlier_skips, config: Config, number: int, policy):
 
 
 def _bottleneck(features, config: Config, last: bool, named, policy):
-    """[transformer] -> convolution block -> [transformer] -> attention -> spatial pyramid, in the report's team's order."""
+    """[transformer] -> convolution block -> [transformer] -> attention -> spatial pyramid: the report's order."""
     drop = config.stochastic_depth
     if config.transformer == "bottleneck":
         memory = features = blocks.TransformerEncoder(drop, name=named("transformer_encoder"), dtype=policy)(features)
-    features = blocks.ConvBlock(config.width << config.depth, config.dropout, name=named("bottleneck"), dtype=policy)(features)
+    features = blocks.ConvBlock(config.width << config.depth, config.dropout, name=named("bottleneck"), dtype=policy)(
+        features
+    )
     if config.transformer == "bottleneck":
         features = blocks.TransformerDecoder(drop, name=named("transformer_decoder"), dtype=policy)(features, memory)
     elif config.transformer == "coarsest" and last:

@@ -80,7 +80,7 @@ class ArrayReader:
         """Closes the file."""
         self._archive.close()
 
-    def __enter__(self) -> "ArrayReader":
+    def __enter__(self) -> ArrayReader:
         return self
 
     def __exit__(self, *_) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lib.console import UserError
-from lib.metrics import CLASSES
+from lib.task import CLASSES
 from lib.views import apply_view, invert_view
 
 BATCH = 64  # tiles per forward pass; one fixed shape, so that nothing is compiled twice
@@ -75,7 +75,9 @@ class Ensemble:
     def __len__(self) -> int:
         return len(self._members)
 
-    def predict(self, tiles: np.ndarray, views: Sequence[str] = PLAIN, members: Sequence[int] | None = None) -> np.ndarray:
+    def predict(
+        self, tiles: np.ndarray, views: Sequence[str] = PLAIN, members: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Mean probabilities (N, H, W, 5) float32 of `tiles` (N, H, W) uint8 by `members` (all unless given)."""
         chosen = range(len(self)) if members is None else members
         return sum(self._member(number, tiles, views) for number in chosen) / np.float32(len(chosen))

@@ -33,7 +33,7 @@ class Split:
     validation: np.ndarray
 
     @classmethod
-    def of(cls, dataset, config: Config, fold: int | None) -> "Split":
+    def of(cls, dataset, config: Config, fold: int | None) -> Split:
         """The split of a lib.data.Dataset. Raises UserError for a fold that does not exist."""
         from lib.data import stratified_folds
 
@@ -57,7 +57,7 @@ class Split:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> "Split":
+    def from_json(cls, text: str) -> Split:
         """Reads `to_json`'s text."""
         values = json.loads(text)
         return cls(
@@ -78,7 +78,7 @@ class Run:
     split: Split
 
     @classmethod
-    def open(cls, folder: Path) -> "Run":
+    def open(cls, folder: Path) -> Run:
         """Raises UserError when the folder is no run."""
         try:
             config = Config.from_json((folder / CONFIG).read_text(), str(folder / CONFIG))

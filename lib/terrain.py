@@ -16,10 +16,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.data import HEIGHT, WIDTH
 from lib.files import replacing
-
-ROCK = 4
+from lib.task import BIG_ROCK, HEIGHT, WIDTH
 
 MAIN = (0.464, 0.304, 0.232)  # shares of tiles whose main class is soil, bedrock, sand
 TWO_CLASSES = 0.25  # share of tiles that show a second class; it takes SECOND of the tile
@@ -123,7 +121,7 @@ class _Light:
     contrast: np.ndarray
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, count: int) -> "_Light":
+    def draw(cls, rng: np.random.Generator, count: int) -> _Light:
         angle = rng.uniform(0, 2 * np.pi, count)
         return cls(
             direction=np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32),
@@ -190,7 +188,7 @@ def _unlabel(rng: np.random.Generator, images: np.ndarray, masks: np.ndarray, sh
     np.copyto(images, rover, where=patch & (kind == 2), casting="same_kind")
     framed = rng.random((count, 1, 1)) < FRAMED
     wide = rng.integers(0, 3, (4, count, 1, 1))
-    inside = (ROWS >= wide[0]) & (ROWS < HEIGHT - wide[1]) & (COLUMNS >= wide[2]) & (COLUMNS < WIDTH - wide[3])
+    inside = (wide[0] <= ROWS) & (HEIGHT - wide[1] > ROWS) & (wide[2] <= COLUMNS) & (WIDTH - wide[3] > COLUMNS)
     masks[framed & ~inside] = 0
 
 
@@ -203,7 +201,7 @@ def _rocks(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, pixels
         centre = rng.uniform(half, np.maximum(half, [HEIGHT, WIDTH] - half))
         lobes = rng.normal(0, 0.08, 3), rng.uniform(0, 2 * np.pi, 3)
 
-        def distance(offset) -> tuple[np.ndarray, ...]:
+        def distance(offset, centre=centre, half=half, lobes=lobes) -> tuple[np.ndarray, ...]:
             """Distance from the centre, 1 on the outline; and down and across, in half-axes."""
             down, across = (ROWS - centre[0] - offset[0]) / half[0], (COLUMNS - centre[1] - offset[1]) / half[1]
             angle = np.arctan2(down, across)
@@ -218,7 +216,7 @@ def _rocks(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, pixels
         level = image.mean()
         stone = level * (1.05 + 0.45 * facing) + rng.normal(0, 3, image.shape)
         image[inside] = stone[inside]
-        mask[inside] = ROCK
+        mask[inside] = BIG_ROCK
 
 
 def _aliens(rng: np.random.Generator, count: int, reliefs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

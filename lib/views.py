@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def _vflip(tiles: np.ndarray) -> np.ndarray:
     return tiles[:, ::-1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _mirrored(size: int) -> np.ndarray:
     """(3 * size,) a line of pixels 0..size-1 between its two mirror images."""
     line = np.arange(size)
@@ -76,7 +76,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse_view(view: str) -> tuple[tuple[Operation, tuple[int, ...]], ...]:
     """The steps of a view such as "hflip+shift(0,8)", left first. `shift(down,across)` counts pixels.
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from lib import figures
 from lib.console import UserError
-from lib.metrics import CLASSES
 from lib.predict import labels, predict_probabilities, probability_model
+from lib.task import CLASSES
 
 EVERY = 5  # epochs between pictures
 SPREAD = 4  # tiles watched besides those that show most of a class
@@ -37,7 +37,9 @@ def tensorboard(
     try:
         import tensorflow as tf
     except ImportError:
-        raise UserError("--tensorboard: TensorFlow writes its files; install tensorflow or leave the option out") from None
+        raise UserError(
+            "--tensorboard: TensorFlow writes its files; install tensorflow or leave the option out"
+        ) from None
     watched = [keras.callbacks.TensorBoard(os.fspath(folder), write_graph=False, profile_batch=0)]
     if len(images):
         chosen = watched_tiles(masks)

@@ -85,7 +85,7 @@ class KaggleServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"kaggle": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> "KaggleServer":
+    def __enter__(self) -> KaggleServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -212,12 +212,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.kaggle.faults["PUT"]:
             return self._fail(self.kaggle.faults["PUT"].popleft())
         self.kaggle.uploads[self._path().rpartition("/")[2]] = body
-        self._send(200, b"")
+        self._send(200, b"", {})
 
     def do_CONNECT(self) -> None:
         """Nothing leaves this machine."""
         self.kaggle.calls.append(("CONNECT", {"host": self.path}))
-        self._send(502, b"")
+        self._send(502, b"", {})
 
     def log_message(self, *_) -> None:
         """Keeps quiet."""
@@ -237,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.dumps({"code": fault.status, "message": fault.message}).encode()
         self._send(fault.status, body, {"Content-Type": "application/json", **fault.headers})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] = {}, sent: int | None = None) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], sent: int | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)

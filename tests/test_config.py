@@ -1,6 +1,7 @@
 """Config and experiments: typed overrides, JSON, hash, the ladder."""
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -11,7 +12,14 @@ from lib.experiments import EXPERIMENTS, make_config
 
 def test_overrides_take_the_type_of_their_field():
     config = Config().override(
-        ["depth=3", "learning_rate=1", "paste_in_place=true", "dspp_rates=1,2,4", "views=hflip,shift(0,8)", "attention=none"]
+        [
+            "depth=3",
+            "learning_rate=1",
+            "paste_in_place=true",
+            "dspp_rates=1,2,4",
+            "views=hflip,shift(0,8)",
+            "attention=none",
+        ]
     )
     assert (config.depth, config.learning_rate, config.paste_in_place) == (3, 1.0, True)
     assert isinstance(config.learning_rate, float)
@@ -73,7 +81,7 @@ def test_another_version_s_config_is_refused(text):
 def test_the_seven_rungs_come_first_and_build_on_each_other():
     names = list(EXPERIMENTS)
     assert names[:7] == ["first", "second", "third", "fourth", "fifth", "sixth", "seventh"]
-    for before, name in zip(names[:6], names[1:7]):
+    for before, name in itertools.pairwise(names[:7]):
         assert EXPERIMENTS[name].base == before
 
 

@@ -70,7 +70,9 @@ def test_a_defect_keeps_its_traceback():
 
 def test_a_reader_that_leaves_is_no_error():
     program = "from lib.console import *; run_main(lambda: [Console().line('x' * 1000) for _ in range(10000)] and 0)"
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 141

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lib import data, npz, terrain
+from lib.audit import facts
 from lib.console import UserError
 from lib.data import find_outliers, load, stratified_folds
 
@@ -293,7 +294,7 @@ def test_more_folds_than_tiles():
 
 
 def audit(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lib.data", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "lib.audit", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_audit_counts(tmp_path):
@@ -328,7 +329,7 @@ def test_audit_of_bad_input_is_one_line(tmp_path):
 
 
 def test_standin_has_its_110_outliers_and_class_shares(standin):
-    found = data.facts(load(str(standin)))
+    found = facts(load(str(standin)))
     assert (len(found["outliers"]), found["clean_tiles"], found["test_tiles"]) == (110, 2505, 10022)
     shares = [round(100 * share, 1) for share in found["pixel_shares"].values()]
     assert shares == [24.8, 34.8, 22.5, 17.8, 0.1]

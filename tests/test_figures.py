@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lib import figures
-from lib.audit import audit
+from lib.audit import audit, draw
 from lib.data import Dataset
 from lib.evaluation import Evaluation
 from lib.metrics import confusion_matrix
@@ -53,7 +53,9 @@ def test_every_eye_tells_right_from_wrong(sight):
 
 
 def test_red_and_green_would_fail_the_palette_test():
-    assert closest([(214, 39, 40), (84, 120, 40)], "deuteranopia") < 25 < closest([(214, 39, 40), (84, 120, 40)], "normal")
+    assert (
+        closest([(214, 39, 40), (84, 120, 40)], "deuteranopia") < 25 < closest([(214, 39, 40), (84, 120, 40)], "normal")
+    )
 
 
 def test_a_mask_takes_the_palette_colour_of_each_label():
@@ -141,7 +143,7 @@ def test_the_audit_finds_balance_samples_outliers_duplicates_and_leaks():
 
 def test_the_audit_picture_shows_bars_samples_and_outliers(tmp_path):
     dataset = make_dataset()
-    figures.audit(tmp_path / "audit.png", audit(dataset), dataset)
+    draw(tmp_path / "audit.png", audit(dataset), dataset)
     picture = read(tmp_path / "audit.png")
     # Bedrock is in the outliers' shared mask alone, apart from legend and an empty bar
     bedrock = (picture == figures.PALETTE[2]).all(-1).sum()

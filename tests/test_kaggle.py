@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT
 from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer, assert_refused
 
-COMPETITION = "an-2-dl-2024-2025-homework-2"
+from lib.task import COMPETITION
+
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
 
 
@@ -34,12 +35,14 @@ DATA = zipped("training_set.npy", np.random.default_rng(0).bytes(3 << 20))  # as
 # Runs the module named first, with the waits between tries cut short, and this file's data for the competition's
 DRIVER = """
 import runpy, sys
-import lib.kaggle_client, lib.download
-lib.kaggle_client._DELAYS = (0.01, 0.01, 0.01)
-lib.download.SIZE, lib.download.SHA256 = int(sys.argv[2]), sys.argv[3]
+import lib.kaggle.client, lib.kaggle.download
+lib.kaggle.client._DELAYS = (0.01, 0.01, 0.01)
+lib.kaggle.download.DATA_BYTES, lib.kaggle.download.DATA_SHA256 = int(sys.argv[2]), sys.argv[3]
 name = sys.argv[1]
 sys.argv[:4] = [name]
-lib.download.run_main(lib.download.main) if name == "lib.download" else runpy.run_path(name, run_name="__main__")
+if name == "lib.kaggle.download":
+    lib.kaggle.download.run_main(lib.kaggle.download.main)
+runpy.run_path(name, run_name="__main__")
 """
 
 
@@ -53,7 +56,7 @@ def server():
 
 @pytest.fixture
 def run(server, tmp_path):
-    """Runs lib.download or a script in an empty folder, signed in; no run may show a secret or leave this machine."""
+    """Runs a script in an empty folder, signed in; no run may show a secret or leave this machine."""
 
     def run(script, *arguments, stdin="", **environment):
         command = [sys.executable, "-c", DRIVER, script, str(len(DATA)), hashlib.sha256(DATA).hexdigest(), *arguments]
@@ -72,22 +75,22 @@ def run(server, tmp_path):
 
 
 def test_without_credentials_one_line_says_how_to_get_them(run, server):
-    process = run("lib.download", KAGGLE_KEY="")
+    process = run("lib.kaggle.download", KAGGLE_KEY="")
     assert_refused(process, "https://www.kaggle.com/settings/api", "KAGGLE_API_TOKEN")
     assert process.stderr.count("\n") == 1 and not process.stdout
     assert not server.calls
 
 
 def test_wrong_key(run):
-    assert_refused(run("lib.download", KAGGLE_KEY="wrong"), "401", "https://www.kaggle.com/settings/api")
+    assert_refused(run("lib.kaggle.download", KAGGLE_KEY="wrong"), "401", "https://www.kaggle.com/settings/api")
 
 
 def test_token(run, tmp_path):
-    assert run("lib.download", KAGGLE_KEY="", KAGGLE_USERNAME="", KAGGLE_API_TOKEN=TOKEN).returncode == 0
+    assert run("lib.kaggle.download", KAGGLE_KEY="", KAGGLE_USERNAME="", KAGGLE_API_TOKEN=TOKEN).returncode == 0
 
 
 def test_expired_token(run):
-    process = run("lib.download", KAGGLE_KEY="", KAGGLE_USERNAME="", KAGGLE_API_TOKEN="expired")
+    process = run("lib.kaggle.download", KAGGLE_KEY="", KAGGLE_USERNAME="", KAGGLE_API_TOKEN="expired")
     assert_refused(process, "https://www.kaggle.com/settings/api")
 
 
@@ -112,19 +115,19 @@ def test_credentials_in_a_file(run, tmp_path, name, content):
     folder.mkdir(parents=True)
     (folder / name).write_text(content)
     (folder / name).chmod(0o600)
-    assert run("lib.download", KAGGLE_KEY="", KAGGLE_USERNAME="").returncode == 0
+    assert run("lib.kaggle.download", KAGGLE_KEY="", KAGGLE_USERNAME="").returncode == 0
 
 
 @pytest.mark.parametrize("credentials", [{}, {"KAGGLE_API_TOKEN": TOKEN}], ids=["key", "token"])
 def test_verbose_client_shows_no_secret(run, credentials):
-    assert run("lib.download", VERBOSE="1", **credentials).returncode == 0  # `run` looks for secrets
+    assert run("lib.kaggle.download", VERBOSE="1", **credentials).returncode == 0  # `run` looks for secrets
 
 
 # Data
 
 
 def test_download(run, tmp_path):
-    process = run("lib.download", "--json")
+    process = run("lib.kaggle.download", "--json")
     assert json.loads(process.stdout)["path"] == "data/mars_for_students.npz"
     assert (tmp_path / "data" / "mars_for_students.npz").read_bytes() == DATA
     assert os.listdir(tmp_path / "data") == ["mars_for_students.npz"]
@@ -132,19 +135,19 @@ def test_download(run, tmp_path):
 
 def test_download_of_the_bare_file(run, server, tmp_path):
     server.archive = DATA
-    assert run("lib.download").returncode == 0
+    assert run("lib.kaggle.download").returncode == 0
     assert (tmp_path / "data" / "mars_for_students.npz").read_bytes() == DATA
 
 
 def test_download_that_is_no_archive(run, server, tmp_path):
     server.archive = b"<html>"
-    assert_refused(run("lib.download"), "not a whole archive", "run the download again")
+    assert_refused(run("lib.kaggle.download"), "not a whole archive", "run the download again")
     assert os.listdir(tmp_path / "data") == []
 
 
 def test_cut_connection_goes_on_where_it_was(run, server, tmp_path):
     server.faults["GET"].append(Fault(cut=True))
-    assert run("lib.download").returncode == 0
+    assert run("lib.kaggle.download").returncode == 0
     assert (tmp_path / "data" / "mars_for_students.npz").read_bytes() == DATA
     ranges = [call["range"] for method, call in server.calls if method == "GET"]
     assert ranges[0] is None and re.fullmatch("bytes=[1-9][0-9]+-", ranges[1])
@@ -152,44 +155,44 @@ def test_cut_connection_goes_on_where_it_was(run, server, tmp_path):
 
 def test_rules_not_accepted(run, server, tmp_path):
     server.faults["DownloadDataFiles"].append(Fault(403, "You must accept this competition's rules"))
-    assert_refused(run("lib.download"), "403", "You must accept this competition's rules", RULES)
+    assert_refused(run("lib.kaggle.download"), "403", "You must accept this competition's rules", RULES)
     assert not list(tmp_path.glob("data/*.npz"))
 
 
 def test_too_many_requests_waits_as_long_as_kaggle_says(run, server):
     server.faults["DownloadDataFiles"].append(Fault(429, "Too many requests", {"Retry-After": "1"}))
     started = time.monotonic()
-    assert run("lib.download").returncode == 0
+    assert run("lib.kaggle.download").returncode == 0
     assert time.monotonic() - started > 1
     assert server.count("DownloadDataFiles") == 2
 
 
 def test_server_error_that_goes_away(run, server):
     server.faults["DownloadDataFiles"] += [Fault(500, "Oops"), Fault(503, "Oops")]
-    assert run("lib.download").returncode == 0
+    assert run("lib.kaggle.download").returncode == 0
 
 
 def test_server_error_that_stays(run, server):
     server.faults["DownloadDataFiles"] += [Fault(500, "Oops")] * 9
-    assert_refused(run("lib.download"), "500 Oops", "try again later")
+    assert_refused(run("lib.kaggle.download"), "500 Oops", "try again later")
     assert server.count("DownloadDataFiles") == 4
 
 
 def test_no_network(run, server):
-    assert_refused(run("lib.download", http_proxy="http://127.0.0.1:9"), "no connection", "try again later")
+    assert_refused(run("lib.kaggle.download", http_proxy="http://127.0.0.1:9"), "no connection", "try again later")
 
 
 def test_another_file_is_not_taken(run, server, tmp_path):
     server.archive = zipped("mars_for_students.npz", DATA[:-1])
-    assert_refused(run("lib.download"), f"{len(DATA) - 1:,} bytes", "run the download again")
+    assert_refused(run("lib.kaggle.download"), f"{len(DATA) - 1:,} bytes", "run the download again")
     assert os.listdir(tmp_path / "data") == []
 
 
 def test_data_that_is_there_is_not_fetched_again(run, server, tmp_path):
     (tmp_path / "a.npz").write_bytes(DATA)
-    assert run("lib.download", "--out", "a.npz").returncode == 0
+    assert run("lib.kaggle.download", "--out", "a.npz").returncode == 0
     (tmp_path / "a.npz").write_bytes(b"mine")
-    assert_refused(run("lib.download", "--out", "a.npz"), "a.npz", "move it away")
+    assert_refused(run("lib.kaggle.download", "--out", "a.npz"), "a.npz", "move it away")
     assert not server.calls
     assert (tmp_path / "a.npz").read_bytes() == b"mine"
 

@@ -22,11 +22,11 @@ import pytest
 from conftest import ROOT
 from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
 
-from lib import kaggle_kernel
 from lib.console import UserError
-from lib.kaggle_client import COMPETITION
-from lib.kaggle_kernel import Job, Kernel
+from lib.kaggle import kernel as kaggle_kernel
+from lib.kaggle.kernel import Job, Kernel
 from lib.runs import Run
+from lib.task import COMPETITION
 
 JOB = Job.asked("seventh", "all", True, ["folds=2"])
 
@@ -195,7 +195,7 @@ def test_manifest_tells_what_was_done(kaggle, tmp_path):
 
 
 def test_data_is_found_wherever_it_is_mounted(kaggle, tmp_path):
-    process, working = kaggle(data="input/a/b/c")
+    _, working = kaggle(data="input/a/b/c")
     assert f"--data {tmp_path}/kaggle/input/a/b/c/mars_for_students.npz" in (working / "calls").read_text()
 
 

@@ -42,7 +42,7 @@ def test_focal_is_cross_entropy_damped_where_the_answer_is_sure():
 def dice(classes, labelled):
     losses = []
     for label in classes:
-        true = (TRUTH == label) & labelled
+        true = (label == TRUTH) & labelled
         answer = CHANCES[..., label] * labelled
         losses.append(1 - 2 * (true * answer).sum() / (true.sum() + answer.sum()))
     return np.mean(losses)
@@ -51,7 +51,9 @@ def dice(classes, labelled):
 def test_dice_is_the_mean_over_the_classes_that_occur():
     assert value(cross_entropy=0, dice=1) == pytest.approx(dice([1, 2, 3, 4], LABELLED), rel=1e-4)
     everywhere = np.ones_like(LABELLED)
-    assert value(cross_entropy=0, dice=1, ignore_background=False) == pytest.approx(dice(range(5), everywhere), rel=1e-4)
+    assert value(cross_entropy=0, dice=1, ignore_background=False) == pytest.approx(
+        dice(range(5), everywhere), rel=1e-4
+    )
 
 
 def test_the_sum_is_weighted():

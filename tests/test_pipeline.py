@@ -58,7 +58,19 @@ def test_every_experiment_trains_infers_and_submits(name, data, tmp_path, monkey
 def folds(data, tmp_path_factory):
     """Three folds of a small network, trained by the script."""
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "train.py", "seventh", "--tiny", "--data", data, "--runs", runs, "--fold", "all", "--set"]
+    command = [
+        sys.executable,
+        "train.py",
+        "seventh",
+        "--tiny",
+        "--data",
+        data,
+        "--runs",
+        runs,
+        "--fold",
+        "all",
+        "--set",
+    ]
     subprocess.run([*command, *SMALL, "nesting=1", "depth=1", "dspp_rates="], cwd=ROOT, check=True, capture_output=True)
     return runs
 
@@ -154,7 +166,8 @@ def test_help_needs_no_heavy_import(script):
         f"sys.argv = [{script!r}, '--help']\n"
         f"try: runpy.run_path({script!r}, run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib', 'kaggle', 'optuna', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib', 'kaggle', 'optuna', 'pandas'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = run("-c", code)

@@ -330,10 +330,18 @@ def browser(tmp_path_factory):
         pytest.skip("no Chromium with chromedriver installed")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for flag in (
-        "headless=new no-sandbox disable-gpu disable-quic disable-dev-shm-usage no-first-run "
-        "disable-background-networking disable-component-update disable-sync window-size=1280,900"
-    ).split():
+    for flag in [
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "disable-dev-shm-usage",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1280,900",
+    ]:
         options.add_argument("--" + flag)
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -386,7 +394,7 @@ def test_the_gallery_filters_by_class_and_by_big_rock(page):
 
 
 def test_the_gallery_orders_by_the_chosen_systems_score(page, evaluated):
-    for number, (system, evaluation) in enumerate(evaluated):
+    for system, evaluation in evaluated:
         choose(page, "system", system.name)
         scores = dict(zip(evaluation.tiles.tolist(), evaluation.scores()[:, 0]))
         assert set(shown(page)) == set(scores)

@@ -105,6 +105,7 @@ def asked(count: int) -> list[optuna.Trial]:
 
 # A study of real trainings: killed within its second trial, resumed, and started once more
 
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder with tiles.npz, and runs/small: two trials of three epochs, the second killed in its second epoch."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lib.metrics import CLASSES
+from lib.task import CLASSES
 
 
 def table(header: Sequence[str], rows: Iterable[str], kind: str = "", caption: str = "") -> str:
@@ -84,7 +84,9 @@ def classes_in(mask: np.ndarray) -> str:
     """`soil 61%, sand 39%`: the classes of a mask, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
     shares = [f"{count / mask.size:.0%}" if count >= mask.size / 200 else "under 1%" for count in counts]
-    return ", ".join(f"{CLASSES[label]} {shares[label]}" for label in np.argsort(-counts, kind="stable") if counts[label])
+    return ", ".join(
+        f"{CLASSES[label]} {shares[label]}" for label in np.argsort(-counts, kind="stable") if counts[label]
+    )
 
 
 def grey(pixels: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""The gallery: tiles with truth, and prediction, errors and uncertainty of every system, as many as there is room for."""
+"""The gallery: tiles with truth, and each system's prediction, errors and uncertainty, as many as there is room for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import numpy as np
 from lib import figures
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System
-from lib.metrics import CLASSES
 from lib.report import elements
+from lib.task import BIG_ROCK, CLASSES
 
 ENDS = 30  # tiles shown from each end of the order; those with big rock come on top
-ROCK = CLASSES.index("big rock")
 KINDS = np.array(list(figures.ERRORS.values()), np.uint8)
 
 
@@ -53,7 +52,7 @@ def build(evaluated: Sequence[tuple[System, Evaluation]], dataset: Dataset, room
         legend=legend,
         systems="".join(elements.option(number, system.name) for number, (system, _) in enumerate(evaluated)),
         classes="".join(elements.option(label, CLASSES[label]) for label in range(1, len(CLASSES))),
-        rock=ROCK,
+        rock=BIG_ROCK,
         tiles="".join(shown[tile] for tile in order if tile in shown),
     )
 
@@ -75,7 +74,7 @@ def ranking(places: Sequence[dict[int, int]], tables: Sequence[np.ndarray]) -> l
 
 def telling(order: Sequence[int], dataset: Dataset) -> list[int]:
     """The tiles to show, in turn a bad one, a good one and one with big rock, so any first part is a fair choice."""
-    rocks = [tile for tile in order if (dataset.masks[tile] == ROCK).any()]
+    rocks = [tile for tile in order if (dataset.masks[tile] == BIG_ROCK).any()]
     turns = chain(*zip_longest(order[:ENDS], order[::-1][:ENDS], rocks))
     return list(dict.fromkeys(tile for tile in turns if tile is not None))
 

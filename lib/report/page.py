@@ -17,10 +17,11 @@ from lib.config import TYPES, Config
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System
 from lib.experiments import EXPERIMENTS, make_config
-from lib.metrics import CLASSES, scores
+from lib.metrics import scores
 from lib.report import elements, gallery
 from lib.report.elements import cell, percent, row, table
 from lib.runs import ENVIRONMENT, VALIDATION
+from lib.task import CLASSES
 
 LIMIT = 5_000_000
 """Bytes that a report stays below: the gallery shows as many tiles as fit."""

@@ -1,4 +1,4 @@
-"""The competition's data, fetched with the Kaggle client: `python -m lib.download`."""
+"""The competition's data, fetched with the Kaggle client: `python -m lib.kaggle.download`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ import zlib
 from pathlib import Path
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.data import NAME
 from lib.files import replacing, sha256
-from lib.kaggle_client import Kaggle
-
-SIZE = 75_001_810
-SHA256 = "70498488de0e67d414c4b8f983e6d5f342761a02690db42dee6c006262ef7f09"
+from lib.kaggle.client import Kaggle
+from lib.task import DATA_BYTES, DATA_FILE, DATA_SHA256
 
 
 def download(kaggle: Kaggle, path: Path, bar: bool) -> None:
@@ -37,7 +34,7 @@ def _extract(archive: Path, path: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as members:
             # A data file that came bare is an archive itself, of arrays
-            found = [name for name in members.namelist() if Path(name).name == NAME]
+            found = [name for name in members.namelist() if Path(name).name == DATA_FILE]
             with members.open(found[0]) if found else open(archive, "rb") as source:
                 _copy(source, path)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -50,28 +47,29 @@ def _copy(source, path: Path) -> None:
         while block := source.read(1 << 20):
             target.write(block)
             digest.update(block)
-        if target.tell() != SIZE or digest.hexdigest() != SHA256:
+        if target.tell() != DATA_BYTES or digest.hexdigest() != DATA_SHA256:
             raise UserError(
-                f"{NAME}: {target.tell():,} bytes with SHA-256 {digest.hexdigest()[:12]} came, not {SIZE:,} bytes "
-                f"with {SHA256[:12]}; the file has changed or was damaged: run the download again"
+                f"{DATA_FILE}: {target.tell():,} bytes with SHA-256 {digest.hexdigest()[:12]} came, not "
+                f"{DATA_BYTES:,} bytes "
+                f"with {DATA_SHA256[:12]}; the file has changed or was damaged: run the download again"
             )
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.download", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("data") / NAME, help="default: %(default)s")
+    parser = argparse.ArgumentParser(prog="python -m lib.kaggle.download", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("data") / DATA_FILE, help="default: %(default)s")
     add_console_options(parser)
     args = parser.parse_args()
     console = Console(args.quiet, args.json)
     if args.out.exists():
-        if sha256(args.out) != SHA256:
+        if sha256(args.out) != DATA_SHA256:
             raise UserError(f"{args.out}: is not the competition's file; move it away or choose another --out")
         console.line(f"{args.out} is there already")
     else:
         download(Kaggle(), args.out, bar=not console.silent and sys.stderr.isatty())
-        console.line(f"{args.out}: {SIZE:,} bytes, SHA-256 as known")
-    console.result(path=str(args.out), sha256=SHA256)
+        console.line(f"{args.out}: {DATA_BYTES:,} bytes, SHA-256 as known")
+    console.result(path=str(args.out), sha256=DATA_SHA256)
 
 
 if __name__ == "__main__":

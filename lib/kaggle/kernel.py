@@ -22,7 +22,7 @@ from lib.console import UserError
 from lib.experiments import make_config
 from lib.files import replacing
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 METADATA = "kernel-metadata.json"
 LONGEST_TITLE = 50  # Kaggle's limit
 GPU_PRECISION = "precision=mixed_float16"  # a T4 has no bfloat16
@@ -46,7 +46,7 @@ class Job:
     folds: tuple[int | None, ...]
 
     @classmethod
-    def asked(cls, experiment: str, fold: str, tiny: bool, settings: Sequence[str]) -> "Job":
+    def asked(cls, experiment: str, fold: str, tiny: bool, settings: Sequence[str]) -> Job:
         """The job of a command line, with the T4's precision unless it names another.
 
         Raises UserError for an unknown experiment, setting or fold, before anything is uploaded.
@@ -68,7 +68,7 @@ class Job:
         folds = ["none" if fold is None else str(fold) for fold in self.folds]
         return " ".join(["mars", self.config.experiment, "fold" if len(folds) == 1 else "folds", *folds])
 
-    def split(self, kernels: int) -> list["Job"]:
+    def split(self, kernels: int) -> list[Job]:
         """This job as that many, with the folds dealt out; at least one fold each."""
         parts = min(kernels, len(self.folds))
         return [dataclasses.replace(self, folds=self.folds[part::parts]) for part in range(parts)]
@@ -84,7 +84,7 @@ class Kernel:
     job: Job
 
     @classmethod
-    def build(cls, job: Job, user: str, folder: Path) -> "Kernel":
+    def build(cls, job: Job, user: str, folder: Path) -> Kernel:
         """Writes the folder. Equal code and job give equal bytes.
 
         Raises UserError outside a git checkout: only tracked files are packed, so that no key, data or run ever is.
@@ -102,7 +102,7 @@ class Kernel:
         return cls(folder, metadata["id"], bundle, job)
 
     @classmethod
-    def read(cls, folder: Path) -> "Kernel":
+    def read(cls, folder: Path) -> Kernel:
         """The kernel that was built in a folder. Raises UserError where none was."""
         try:
             metadata = json.loads((folder / METADATA).read_text())

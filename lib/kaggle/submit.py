@@ -6,12 +6,12 @@ import csv
 import itertools
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lib.console import Console, UserError
 from lib.files import replacing, sha256
-from lib.kaggle_client import COMPETITION_URL, Kaggle
+from lib.kaggle.client import COMPETITION_URL, Kaggle
 
 COLUMNS = ("date", "sha256", "runs", "message", "validation_score", "public_score")
 PATIENCE = 1800  # seconds to wait for the score
@@ -36,7 +36,7 @@ def submit(kaggle: Kaggle, path: Path, message: str, origin: dict, journal: Path
     if before and not _wanted_again(before[-1]):
         raise UserError(f"{path}: submitted before, and not again")
     ref = kaggle.submit(path, message, bar=not console.silent and sys.stderr.isatty())
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
     validation, public = validation_score(origin), None
     try:
         public = _wait_for_score(kaggle, ref, console)

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.console import UserError
+from lib.task import COMPETITION
 
-COMPETITION = "an-2-dl-2024-2025-homework-2"
 COMPETITION_URL = f"https://www.kaggle.com/competitions/{COMPETITION}"
 
 _ACCEPT = f"with this account, accept the competition's rules at {COMPETITION_URL}/rules"

@@ -1,0 +1,1 @@
+"""Everything that speaks with Kaggle: client, kernels, submissions, the data."""
