@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from lib.console import UserError
+from lib.task import HEIGHT, WIDTH
+
+Bounds = Callable[[int, int], tuple[int, int]]
+Step = tuple["Operation", tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,11 @@ class Operation:
     """A geometric operation on tiles (B, H, W, ...) and its inverse.
 
     `apply(tiles, *numbers)` keeps shape and dtype. `invert(maps, *numbers)` puts maps of the changed tiles back in
-    place; pixels that the operation pushed out of the tile come back as 0.
+    place; pixels that the operation pushed out of the tile come back as 0. `bounds` has a function for each number:
+    height and width of a tile -> the lowest and the highest value that makes sense there.
     """
 
-    numbers: int
+    bounds: tuple[Bounds, ...]
     apply: Callable[..., np.ndarray]
     invert: Callable[..., np.ndarray]
 
@@ -69,33 +74,47 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "identity": Operation(0, _identity, _identity),
-    "hflip": Operation(0, _hflip, _hflip),
-    "vflip": Operation(0, _vflip, _vflip),
-    "shift": Operation(2, _shift, _unshift),
+    "identity": Operation((), _identity, _identity),
+    "hflip": Operation((), _hflip, _hflip),
+    "vflip": Operation((), _vflip, _vflip),
+    "shift": Operation(
+        (lambda height, _: (1 - height, height - 1), lambda _, width: (1 - width, width - 1)), _shift, _unshift
+    ),
 }
 
 
 @cache
-def parse_view(view: str) -> tuple[tuple[Operation, tuple[int, ...]], ...]:
+def parse_view(view: str, size: tuple[int, int] = (HEIGHT, WIDTH)) -> tuple[Step, ...]:
     """The steps of a view such as "hflip+shift(0,8)", left first. `shift(down,across)` counts pixels.
 
-    Raises UserError for an unknown operation or a wrong number of arguments.
+    Args:
+        view: operations of the table joined by "+".
+        size: (height, width) of the tiles.
+
+    Raises:
+        UserError: for an unknown operation, a wrong number of numbers, a number beyond the operation's bounds, or steps
+            that together push every pixel out of the tile.
     """
-    steps = []
+    steps: list[Step] = []
     for text in view.split("+"):
         match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
         if not match or match[1] not in OPERATIONS:
             raise UserError(f"views: no operation {text!r} in {view!r}; there are {', '.join(OPERATIONS)}")
         operation = OPERATIONS[match[1]]
-        try:
-            numbers = tuple(int(number) for number in match[2].split(",")) if match[2] else ()
-        except ValueError:
-            numbers = None
-        if numbers is None or len(numbers) != operation.numbers:
-            example = f"{match[1]}(4,-8)" if operation.numbers else match[1]
+        numbers = tuple(number.strip() for number in match[2].split(",")) if match[2] else ()
+        if len(numbers) != len(operation.bounds) or not all(re.fullmatch("-?[0-9]{1,9}", one) for one in numbers):
+            example = f"{match[1]}({','.join('2' for _ in operation.bounds)})" if operation.bounds else match[1]
             raise UserError(f"views: cannot read {text!r} in {view!r}; write {example}")
-        steps.append((operation, numbers))
+        for number, bounds in zip(numbers, operation.bounds):
+            lowest, highest = bounds(*size)
+            if not lowest <= int(number) <= highest:
+                raise UserError(
+                    f"views: {number} in {view!r} is not between {lowest} and {highest}, the bounds of {match[1]} on "
+                    f"tiles of {size[0]}x{size[1]}"
+                )
+        steps.append((operation, tuple(map(int, numbers))))
+    if not _invert(steps, np.ones((1, *size), bool)).any():
+        raise UserError(f"views: {view!r} pushes every pixel out of a tile of {size[0]}x{size[1]}; shift by less")
     return tuple(steps)
 
 
@@ -110,10 +129,9 @@ def apply_view(view: str, tiles: np.ndarray) -> np.ndarray:
         The same shape and dtype; possibly a view of `tiles`. Pixels from outside the tile are mirrored in.
 
     Raises:
-        UserError: for a view that cannot be read, or a shift as large as the tile.
+        UserError: as `parse_view`.
     """
-    for operation, numbers in parse_view(view):
-        _check_shift(view, numbers, tiles.shape[1:3])
+    for operation, numbers in parse_view(view, tiles.shape[1:3]):
         tiles = operation.apply(tiles, *numbers)
     return tiles
 
@@ -130,15 +148,14 @@ def invert_view(view: str, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         so that nothing mirrored in from the edge gets a vote.
 
     Raises:
-        UserError: as `apply_view`.
+        UserError: as `parse_view`.
     """
-    seen = np.ones((1, *maps.shape[1:3]), bool)
-    for operation, numbers in reversed(parse_view(view)):
-        _check_shift(view, numbers, maps.shape[1:3])
-        maps, seen = operation.invert(maps, *numbers), operation.invert(seen, *numbers)
-    return maps, seen[0]
+    size = maps.shape[1:3]
+    steps = parse_view(view, size)
+    return _invert(steps, maps), _invert(steps, np.ones((1, *size), bool))[0]
 
 
-def _check_shift(view: str, numbers: tuple[int, ...], size: tuple[int, ...]) -> None:
-    if any(abs(number) >= side for number, side in zip(numbers, size)):
-        raise UserError(f"views: {view!r} shifts a whole tile of {size[0]}x{size[1]}; shift by less")
+def _invert(steps: Sequence[Step], maps: np.ndarray) -> np.ndarray:
+    for operation, numbers in reversed(steps):
+        maps = operation.invert(maps, *numbers)
+    return maps

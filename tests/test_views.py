@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lib.console import UserError
-from lib.views import OPERATIONS, apply_view, invert_view
+from lib.task import HEIGHT, WIDTH
+from lib.views import OPERATIONS, Operation, apply_view, invert_view, parse_view
 
 VIEWS = ("identity", "hflip", "vflip", "shift(0,8)", "shift(-5,0)", "hflip+shift(3,-7)", "shift(6,9)+vflip+shift(-9,4)")
 
@@ -49,12 +50,40 @@ def test_shift_moves_down_and_right_and_mirrors_at_the_edge():
 def test_all_operations_are_reachable_as_views():
     tile = np.random.default_rng(0).integers(0, 255, (1, 8, 8), np.uint8)
     for name, operation in OPERATIONS.items():
-        view = name + ("(1,2)" if operation.numbers else "")
+        view = name + ("(1,2)" if operation.bounds else "")
         assert apply_view(view, tile).dtype == np.uint8
         assert apply_view(view, tile).shape == tile.shape
 
 
-@pytest.mark.parametrize("view", ("turn", "shift", "shift(1)", "shift(a,b)", "hflip(1)", "", "hflip+", "shift(0,24)"))
-def test_a_view_that_cannot_be_read_is_named(view):
-    with pytest.raises(UserError, match="views: "):
-        apply_view(view, np.zeros((1, 16, 24)))
+@pytest.mark.parametrize(
+    ("view", "reason"),
+    [
+        ("turn", "no operation 'turn'"),
+        ("", "no operation ''"),
+        ("hflip+", "no operation ''"),
+        ("shift", r"write shift\(2,2\)"),
+        ("shift(1)", r"write shift\(2,2\)"),
+        ("shift(1,2,3)", r"write shift\(2,2\)"),
+        ("shift(a,b)", r"write shift\(2,2\)"),
+        ("shift(1,\u00b2)", r"write shift\(2,2\)"),
+        ("hflip(1)", "write hflip"),
+        ("shift(0,24)", "24 in .* not between -23 and 23, the bounds of shift on tiles of 16x24"),
+        ("shift(-16,0)", "-16 in .* not between -15 and 15"),
+        ("vflip+shift(8,0)+shift(8,0)", "pushes every pixel out of a tile of 16x24"),
+    ],
+)
+def test_a_view_that_cannot_be_used_is_refused_when_it_is_given(view, reason):
+    with pytest.raises(UserError, match=f"views: .*{reason}"):
+        parse_view(view, (16, 24))
+
+
+def test_the_bounds_of_a_number_are_its_operation_s_and_the_tile_s(monkeypatch):
+    quarter = Operation((lambda height, width: (0, 3),), lambda tiles, turns: tiles, lambda maps, turns: maps)
+    monkeypatch.setitem(OPERATIONS, "rotate", quarter)
+    assert parse_view("rotate(3)", (2, 2)) == ((quarter, (3,)),)  # more than a shift could have here
+    with pytest.raises(UserError, match="4 in .* not between 0 and 3"):
+        parse_view("rotate(4)", (2, 2))
+    assert parse_view("shift(15,0)", (16, 24))
+    with pytest.raises(UserError, match="15"):
+        parse_view("shift(15,0)", (15, 24))
+    assert parse_view(f"shift({HEIGHT - 1},{1 - WIDTH})")  # the competition's tile unless told
