@@ -12,6 +12,12 @@ from lib.models import build_model
 rng = np.random.default_rng(0)
 MAP = rng.normal(size=(2, 4, 8, 16)).astype(np.float32)
 
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+
+
 BLOCKS = {
     "convolution": (lambda: blocks.ConvBlock(6, 0.2), 6),
     "dual": (lambda: blocks.DualAttention("dual"), 16),
@@ -154,3 +160,154 @@ def test_the_second_unet_takes_the_first_one_s_skips():
     model = build_model(small())
     sources = [source._keras_history.operation.name for source in model.get_layer("unet2_concat_1").input]
     assert sources == ["unet2_upsample_1", "unet2_down_1", "unet1_down_1"]
+
+
+# What each part of a block and of the network does
+
+
+@pytest.mark.parametrize("branches", ("dual", "channel", "spatial"))
+def test_attention_whose_last_convolution_is_zero_is_the_identity(branches):
+    block = blocks.DualAttention(branches)
+    assert not np.allclose(np.asarray(block(MAP)), MAP)
+    block.merge.set_weights([0 * weight for weight in block.merge.get_weights()])
+    np.testing.assert_array_equal(np.asarray(block(MAP)), MAP)
+
+
+def gates(block, branch):
+    """What one branch of a dual attention unit multiplies the features by, (2, 4, 8, 16); NaN where they are small."""
+    first, second = np.eye(16) * (branch == "channel"), np.eye(16) * (branch == "spatial")
+    block.merge.set_weights([np.concatenate([first, second])[None, None], np.zeros(16)])
+    features = np.asarray(block.before(MAP))
+    return (np.asarray(block(MAP)) - MAP) / np.where(np.abs(features) > 0.01, features, np.nan)
+
+
+def spread(gate, axis):
+    return np.nanmax(gate, axis=axis) - np.nanmin(gate, axis=axis)
+
+
+def test_the_channel_branch_weighs_channels_and_the_spatial_branch_pixels():
+    block = blocks.DualAttention()
+    block(MAP)
+    by_channel, by_pixel = gates(block, "channel"), gates(block, "spatial")
+    for gate in (by_channel, by_pixel):
+        assert np.nanmin(gate) > 0 and np.nanmax(gate) < 1
+    assert spread(by_channel, (1, 2)).max() < 1e-3 < spread(by_channel, 3).min()
+    assert spread(by_pixel, 3).max() < 1e-3 < spread(by_pixel, (1, 2)).min()
+    assert spread(by_channel[:, 0, 0], 0).max() > 1e-3  # from the tile's own features
+
+
+def test_the_spatial_branch_sees_mean_and_maximum():
+    block = blocks.DualAttention("spatial")
+    block(MAP)
+    features = np.asarray(block.before(MAP))
+    kernel = np.zeros((5, 5, 2, 1))
+    kernel[2, 2, :, 0] = 0.3, -0.2  # no neighbours, so that the gate can be worked out by hand
+    block.where.set_weights([kernel, np.zeros(1)])
+    block.merge.set_weights([np.eye(16)[None, None], np.zeros(16)])
+    gate = 1 / (1 + np.exp(-0.3 * features.mean(-1, keepdims=True) + 0.2 * features.max(-1, keepdims=True)))
+    np.testing.assert_allclose(np.asarray(block(MAP)), MAP + features * gate, rtol=1e-4, atol=1e-5)
+
+
+def test_every_branch_of_the_pyramid_acts_at_its_own_rate():
+    block = blocks.SpatialPyramid(8, (1, 2))
+    result = np.asarray(block(MAP))
+    kernel, *rest = block.merge.get_weights()
+    assert kernel.shape == (1, 1, 8 * 4, 8)  # point, two rates, image pooling
+    for branch in range(4):
+        without = kernel.copy()
+        without[:, :, 8 * branch : 8 * branch + 8] = 0
+        block.merge.set_weights([without, *rest])
+        assert not np.allclose(np.asarray(block(MAP)), result)
+    rates = [branch.layers[0].dilation_rate for branch in block.branches]
+    assert rates == [(1, 1), (1, 1), (2, 2)]
+    assert [branch.layers[0].kernel_size for branch in block.branches] == [(1, 1), (3, 3), (3, 3)]
+
+
+def layer_norm(values):
+    return (values - values.mean(-1, keepdims=True)) / np.sqrt(values.var(-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize("kind", ("encoder", "decoder"))
+def test_transformers_add_to_what_they_read(kind):
+    """With attention and feed-forward at zero there is left what went in, with its positions, normalised."""
+    block, call = transformer(kind)
+    for name in ("attend", "cross", "feed_forward"):
+        if layer := getattr(block, name, None):
+            layer.set_weights([0 * weight for weight in layer.get_weights()])
+    expected = MAP + np.asarray(blocks.positions(MAP))
+    for _ in range(2 if kind == "encoder" else 3):
+        expected = layer_norm(expected)
+    np.testing.assert_allclose(np.asarray(call()), expected, atol=1e-4)
+
+
+def transformer(kind):
+    """A transformer block, built, and its call on MAP; a decoder's memory is all zero."""
+    if kind == "encoder":
+        block = blocks.TransformerEncoder()
+        call = lambda x=MAP: block(x)  # noqa: E731
+    else:
+        block = blocks.TransformerDecoder()
+        call = lambda x=MAP: block(x, np.zeros((2, 4, 8, 5), np.float32))  # noqa: E731
+    call()
+    return block, call
+
+
+@pytest.mark.parametrize("kind", ("encoder", "decoder"))
+def test_every_sublayer_of_a_transformer_acts_and_sees_the_whole_map(kind):
+    block, call = transformer(kind)
+    result = np.asarray(call())
+    spot = MAP.copy()
+    spot[:, 0, 0, :8] += 1
+    assert (np.abs(np.asarray(call(spot)) - result).max(-1) > 0).all()
+    names = ["attend", "feed_forward"] + (["cross"] if kind == "decoder" else [])
+    for name in names:
+        layer = getattr(block, name)
+        weights = layer.get_weights()
+        layer.set_weights([weight + 0.1 * rng.normal(size=weight.shape) for weight in weights])
+        assert not np.allclose(np.asarray(call()), result, atol=1e-3), name
+        layer.set_weights(weights)
+
+
+def test_scaling_makes_grey_levels_standard():
+    scaling = build_model(small(nesting=1, depth=1)).get_layer("scaling")
+    np.testing.assert_allclose(np.asarray(scaling(np.array([32.0, 64, 96]))), [-1, 0, 1])
+
+
+def test_dropout_differs_from_step_to_step_in_training():
+    model = build_model(small(depth=2, nesting=1, dropout=0.5))
+    tile = rng.integers(0, 256, (4, 64, 128)).astype(np.uint8)
+    first, second = (np.asarray(model(tile, training=True)) for _ in range(2))
+    assert not np.allclose(first, second)
+
+
+def test_every_source_of_every_decoder_level_carries_signal():
+    """Upsampled features, the U-Net's own skips and those of the U-Net before: without one the answer is another."""
+    model = build_model(small(depth=2, dspp_rates=(1,)).replace(width=8), 16, 32)
+    tile = rng.integers(0, 256, (1, 16, 32)).astype(np.uint8)
+    answer = np.asarray(model(tile))
+    for number, level in ((1, 0), (1, 1), (2, 0), (2, 1)):
+        sources = [source.shape[-1] for source in model.get_layer(f"unet{number}_concat_{level}").input]
+        assert len(sources) == 1 + number
+        convolution = model.get_layer(f"unet{number}_up_{level}").steps[0]
+        (kernel,) = convolution.get_weights()
+        for start, channels in zip(np.cumsum([0, *sources]), sources):
+            without = kernel.copy()
+            without[:, :, start : start + channels] = 0
+            convolution.set_weights([without])
+            assert not np.allclose(np.asarray(model(tile)), answer, atol=1e-4)
+        convolution.set_weights([kernel])
+
+
+@pytest.mark.parametrize("changes", [dict(attention="dual"), dict(attention="none", transformer="bottleneck")])
+def test_every_weight_is_trained(changes):
+    """No layer hangs beside the way to the logits, and no path in between is cut."""
+    import tensorflow as tf
+
+    model = build_model(small(depth=2, dspp_rates=(1, 2), **changes).replace(width=8), 16, 32)
+    tile = rng.integers(0, 256, (2, 16, 32)).astype(np.uint8)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(model(tile, training=True) * rng.normal(size=(2, 16, 32, 5)))
+    for variable, gradient in zip(
+        model.trainable_weights, tape.gradient(total, [v.value for v in model.trainable_weights])
+    ):
+        assert gradient is not None and np.abs(gradient).max() > 0, variable.path
