@@ -5,7 +5,7 @@
     python tune.py seventh --set epochs=60 batch_size=16  what is set is not searched
     python tune.py seventh --storage URL                  on several machines: they share one study
 
-What is searched stands beside the fields in lib/config.py. Writes <runs>/<study>/: the study's database and pictures,
+What is searched stands in lib/search.py. Writes <runs>/<study>/: the study's database and pictures,
 and history and metrics of every trial, without its weights. Several processes may work on a study at once.
 """
 
@@ -75,7 +75,7 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
     study = open_study(
         args.storage or f"sqlite:///{folder / DATABASE}",
         name,
-        search.fingerprint(config, space, dataset.digest, args.fold),
+        search.Fingerprint.of(config, space, dataset.digest, args.fold),
         first=search.own_values(config, space),
         warmup=max(WARMUP, config.epochs // 10),
     )

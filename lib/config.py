@@ -2,258 +2,178 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
-import json
 import re
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from lib.console import UserError
+from lib.schema import Record
+from lib.task import CLASSES, HEIGHT, WIDTH
+
+ADVICE = "see lib/config.py"  # how a message about --set ends
+HIGHEST_SEED = 2**32 - 1  # numpy's and Keras's
 
 
-def _option(
-    default,
-    help: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple = (),
-    search: dict | tuple = (),
-    when: Callable[[Config], bool] = lambda config: True,
-):
-    """A field. Tuning tries `search`: a range in the words of Optuna's suggest functions, or choices; empty: never.
+def _view(text: str) -> str:
+    from lib.views import parse_view  # numpy, which --help does without
 
-    It does so `when` a configuration uses the field: tuning a rung of the ladder does not turn it into another.
+    try:
+        parse_view(text)
+    except UserError as error:
+        raise ValueError(str(error).removeprefix("views: ")) from None
+    return text
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""A plain name, for a folder of its own."""
+Seed = Annotated[int, Field(ge=0, le=HIGHEST_SEED)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Config(Record):
+    """Everything that decides a run besides the data and the fold. Fields state their bounds, choices and help.
+
+    A new field's default means what runs without it did.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "search": search, "when": when}
-    return field(default=default, metadata=metadata)
 
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides a run besides the data and the fold. Fields state their help, bounds and choices.
-
-    Raises UserError when a value lies outside its bounds or is no listed choice.
-    """
-
-    experiment: str = _option("seventh", "name of the experiment, and of its folder under runs/")
+    experiment: Name = Field("seventh", description="name of the experiment, and of its folder under runs/")
 
     # Model
-    width: int = _option(32, "filters at full resolution; doubled at each level down", low=1)
-    depth: int = _option(4, "poolings in each U-Net; the tile must divide by 2^depth", low=1, high=8)
-    nesting: int = _option(2, "U-Nets in a row, each reading the features and skips of the one before", low=1, high=3)
-    dspp_rates: tuple[int, ...] = _option(
+    width: int = Field(32, ge=1, le=1024, description="filters at full resolution; doubled at each level down")
+    depth: int = Field(4, ge=1, le=8, description="poolings in each U-Net; the tile must divide by 2^depth")
+    nesting: int = Field(
+        2, ge=1, le=3, description="U-Nets in a row, each reading the features and skips of the one before"
+    )
+    dspp_rates: tuple[Annotated[int, Field(ge=1, le=WIDTH)], ...] = Field(
         (6, 12, 18),
-        "dilation rates of the spatial pyramid at the bottleneck; empty: none",
-        search=((1, 2, 3), (1, 2, 4), (2, 4, 6), (6, 12, 18)),  # at depth four the bottleneck is 4 x 8
-        when=lambda config: config.dspp_rates != (),
+        max_length=8,
+        description="dilation rates of the spatial pyramid at the bottleneck; empty: none",
     )
-    attention: str = _option(
-        "dual",
-        "recalibration at the bottleneck",
-        choices=("none", "channel", "spatial", "dual"),
-        search=("channel", "spatial", "dual"),
-        when=lambda config: config.attention != "none",
+    attention: Literal["none", "channel", "spatial", "dual"] = Field(
+        "dual", description="recalibration at the bottleneck"
     )
-    transformer: str = _option(
+    transformer: Literal["none", "bottleneck", "coarsest"] = Field(
         "none",
-        "transformer blocks: before and after each bottleneck, or one at the last U-Net's coarsest level",
-        choices=("none", "bottleneck", "coarsest"),
+        description="transformer blocks: before and after each bottleneck, or one at the last U-Net's coarsest level",
     )
-    transformer_rate: float = _option(
-        1.0,
-        "learning rate of the transformer weights, as a share of the others'",
-        low=0,
-        search=dict(low=0.01, high=1.0, log=True),
-        when=lambda config: config.transformer != "none",
+    transformer_rate: float = Field(
+        1.0, ge=0, le=100, description="learning rate of the transformer weights, as a share of the others'"
     )
-    stochastic_depth: float = _option(
-        0.0,
-        "chance that training skips a transformer block's residual branch",
-        low=0,
-        high=0.9,
-        search=dict(low=0.0, high=0.5, step=0.1),
-        when=lambda config: config.transformer != "none",
+    stochastic_depth: float = Field(
+        0.0, ge=0, le=0.9, description="chance that training skips a transformer block's residual branch"
     )
-    dropout: float = _option(
-        0.0, "dropout at the bottlenecks", low=0, high=0.9, search=dict(low=0.0, high=0.5, step=0.05)
-    )
+    dropout: float = Field(0.0, ge=0, le=0.9, description="dropout at the bottlenecks")
 
     # Data and augmentation, training fold only
-    folds: int = _option(5, "stratified folds", low=2, high=50)
-    seed: int = _option(0, "seeds the weights, the folds and every augmentation", low=0)
-    shift_down: int = _option(
-        32,
-        "largest random shift along the height, in pixels",
-        low=0,
-        high=63,
-        search=dict(low=8, high=48, step=8),
-        when=lambda config: config.shift_down > 0,
+    folds: int = Field(5, ge=2, le=50, description="stratified folds")
+    seed: Seed = Field(0, description="seeds the weights and every augmentation")
+    fold_seed: Seed = Field(
+        # Runs without the field drew the folds by `seed`
+        default_factory=lambda earlier: earlier.get("seed", 0),
+        description="seeds the folds; apart from `seed`, so that other weights are validated on the same tiles",
     )
-    shift_across: int = _option(
-        64,
-        "largest random shift along the width, in pixels",
-        low=0,
-        high=127,
-        search=dict(low=16, high=96, step=16),
-        when=lambda config: config.shift_across > 0,
+    shift_down: int = Field(32, ge=0, lt=HEIGHT, description="largest random shift along the height, in pixels")
+    shift_across: int = Field(64, ge=0, lt=WIDTH, description="largest random shift along the width, in pixels")
+    flip: Share = Field(0.0, description="chance of a left-right flip")
+    copy_paste: Share = Field(0.5, description="share of training tiles that get 3 to 5 big rocks pasted")
+    paste_in_place: bool = Field(False, description="paste a rock where it was cut instead of anywhere")
+    general: Share = Field(
+        0.0, description="share of the rarest class's tiles that are shifted, rotated, zoomed, sheared"
     )
-    flip: float = _option(
-        0.0,
-        "chance of a left-right flip",
-        low=0,
-        high=1,
-        search=dict(low=0.0, high=0.5, step=0.1),
-        when=lambda config: config.shift_across > 0,  # where an experiment augments at all
-    )
-    copy_paste: float = _option(
-        0.5,
-        "share of training tiles that get 3 to 5 big rocks pasted",
-        low=0,
-        high=1,
-        search=dict(low=0.1, high=1.0, step=0.1),
-        when=lambda config: config.copy_paste > 0,
-    )
-    paste_in_place: bool = _option(
-        False,
-        "paste a rock where it was cut instead of anywhere",
-        search=(False, True),
-        when=lambda config: config.copy_paste > 0,
-    )
-    general: float = _option(
-        0.0, "share of the rarest class's tiles that are shifted, rotated, zoomed, sheared", low=0, high=1
-    )
-    randaugment: float = _option(0.0, "share of the rarest class's tiles that get a RandAugment policy", low=0, high=1)
-    synthesis: float = _option(0.0, "share of training tiles composed from cutouts of all classes", low=0, high=1)
-    oversample: int = _option(
-        4,
-        "how often an epoch shows each tile with big rock",
-        low=1,
-        high=100,
-        search=dict(low=2, high=8),
-        when=lambda config: config.oversample > 1,
-    )
+    randaugment: Share = Field(0.0, description="share of the rarest class's tiles that get a RandAugment policy")
+    synthesis: Share = Field(0.0, description="share of training tiles composed from cutouts of all classes")
+    oversample: int = Field(4, ge=1, le=100, description="how often an epoch shows each tile with big rock")
 
     # Loss: a weighted sum
-    # Not searched: only the proportions of the weights matter to Adam
-    cross_entropy: float = _option(1.0, "weight of sparse categorical cross-entropy", low=0)
-    dice: float = _option(0.0, "weight of the dice loss", low=0, search=dict(low=0.0, high=2.0, step=0.1))
-    focal: float = _option(
-        0.0, "weight of categorical focal cross-entropy", low=0, search=dict(low=0.0, high=2.0, step=0.1)
+    cross_entropy: Weight = Field(1.0, description="weight of sparse categorical cross-entropy")
+    dice: Weight = Field(0.0, description="weight of the dice loss")
+    focal: Weight = Field(0.0, description="weight of categorical focal cross-entropy")
+    ignore_background: bool = Field(True, description="leave class 0 out of the loss, as the score does")
+    class_weights: Literal["none", "inverse", "given"] = Field(
+        "none", description="none, inverse (capped inverse frequency) or given"
     )
-    ignore_background: bool = _option(True, "leave class 0 out of the loss, as the score does")
-    class_weights: str = _option(
-        "none",
-        "none, inverse (capped inverse frequency) or given",
-        choices=("none", "inverse", "given"),
-        search=("none", "inverse"),
-        when=lambda config: config.class_weights != "given",
-    )
-    class_weight_cap: float = _option(
-        10.0,
-        "largest class weight of class_weights=inverse",
-        low=1,
-        search=dict(low=2.0, high=30.0, log=True),
-        when=lambda config: config.class_weights == "inverse",
-    )
-    given_weights: tuple[float, ...] = _option(
-        (1.0, 1.0, 1.0, 1.0, 1.0), "five class weights of class_weights=given", low=0
+    class_weight_cap: float = Field(10.0, ge=1, le=1e6, description="largest class weight of class_weights=inverse")
+    given_weights: tuple[Weight, ...] = Field(
+        (1.0,) * len(CLASSES), description="class weights of class_weights=given, one for each class"
     )
 
     # Training
-    epochs: int = _option(200, "most epochs; early stopping usually ends before", low=1)
-    batch_size: int = _option(32, "tiles per step", low=1, search=(8, 16, 32, 64))
-    learning_rate: float = _option(1e-3, "Adam's initial step size", low=0, search=dict(low=1e-4, high=1e-2, log=True))
-    weight_decay: float = _option(
-        4e-3, "decoupled weight decay (AdamW)", low=0, search=dict(low=1e-5, high=1e-1, log=True)
-    )
-    plateau_patience: int = _option(15, "epochs without a better score before the learning rate falls", low=1)
-    plateau_factor: float = _option(0.1, "what the learning rate is multiplied by then", low=0.001, high=0.999)
-    patience: int = _option(30, "epochs without a better score before training stops", low=1)
-    precision: str = _option(
+    epochs: Epochs = Field(200, description="most epochs; early stopping usually ends before")
+    batch_size: int = Field(32, ge=1, le=10_000, description="tiles per step")
+    learning_rate: float = Field(1e-3, ge=0, le=10, description="Adam's initial step size")
+    weight_decay: float = Field(4e-3, ge=0, le=10, description="decoupled weight decay (AdamW)")
+    plateau_patience: Epochs = Field(15, description="epochs without a better score before the learning rate falls")
+    plateau_factor: float = Field(0.1, ge=0.001, le=0.999, description="what the learning rate is multiplied by then")
+    patience: Epochs = Field(30, description="epochs without a better score before training stops")
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32",
-        "arithmetic; mixed_float16 for a T4, mixed_bfloat16 for newer GPUs; logits stay float32",
-        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+        description="arithmetic; mixed_float16 for a T4, mixed_bfloat16 for newer GPUs; logits stay float32",
     )
 
     # Inference
-    predict_background: bool = _option(False, "may predict class 0, which the score counts as a fifth, wrong class")
-    views: tuple[str, ...] = _option(
+    predict_background: bool = Field(
+        False, description="may predict class 0, which the score counts as a fifth, wrong class"
+    )
+    views: tuple[Annotated[str, AfterValidator(_view)], ...] = Field(
         ("identity", "hflip", "shift(0,8)", "shift(0,-8)", "shift(4,0)", "shift(-4,0)"),
-        "views that --tta averages: operations of lib/views.py's table, joined by +",
+        min_length=1,
+        max_length=100,
+        description="views that --tta averages: operations of lib/views.py's table, joined by +",
     )
 
-    def __post_init__(self):
-        for spec in dataclasses.fields(self):
-            value = getattr(self, spec.name)
-            low, high, choices = (spec.metadata[key] for key in ("low", "high", "choices"))
-            if choices and value not in choices:
-                raise UserError(f"{spec.name}={value}: choose one of {', '.join(choices)}")
-            for number in value if isinstance(value, tuple) else (value,):
-                if (low is not None and not number >= low) or (high is not None and not number <= high):
-                    bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-                    raise UserError(f"{spec.name}={number}: must be {bounds}")
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        if HEIGHT % 2**self.depth or WIDTH % 2**self.depth:
+            raise ValueError(f"depth={self.depth}: a tile of {HEIGHT}x{WIDTH} does not divide by {2**self.depth}")
+        if not any((self.cross_entropy, self.dice, self.focal)):
+            raise ValueError("cross_entropy, dice, focal: all weights are 0, but one must be positive")
+        if self.class_weights == "given" and len(self.given_weights) != len(CLASSES):
+            raise ValueError(f"given_weights: {len(self.given_weights)} numbers for {len(CLASSES)} classes")
+        return self
 
-    def replace(self, **changes) -> Config:
-        """A copy with typed changes. Raises UserError for an unknown field, naming the nearest one."""
-        for name in changes:
-            if name not in TYPES:
-                raise UserError(f"{name}: no such config field; " + _nearest(name, TYPES))
-        return dataclasses.replace(self, **changes)
+    def replace(self, **changes: object) -> Config:
+        """A copy with typed changes. Raises UserError for an unknown field or a wrong value."""
+        return self.check({**dict(self), **changes}, "config", ADVICE)
 
     def override(self, assignments: list[str]) -> Config:
         """A copy with `key=value` texts applied, each converted to the type of its field.
 
         Tuples are comma-separated (`dspp_rates=1,2,4`; `dspp_rates=` is empty). Raises UserError.
         """
-        changes = {}
+        values = dict(self)
         for text in assignments:
             name, equals, value = text.partition("=")
             if not equals:
                 raise UserError(f"--set {text}: write key=value")
-            if name not in TYPES:
-                raise UserError(f"--set {text}: no such config field; " + _nearest(name, TYPES))
-            changes[name] = _convert(name, value)
-        return dataclasses.replace(self, **changes)
+            if name not in type(self).model_fields:
+                near = difflib.get_close_matches(name, type(self).model_fields, 1, 0)[0]
+                raise UserError(f"--set {text}: no such config field; did you mean {near}?")
+            values[name] = _items(value) if isinstance(getattr(self, name), tuple) else value
+        return self.check(values, "--set", ADVICE, strict=False)
 
     def differences(self, other: Config) -> dict[str, object]:
         """The fields of `self` whose values differ from `other`'s."""
-        return {name: getattr(self, name) for name in TYPES if getattr(self, name) != getattr(other, name)}
+        return {name: value for name, value in self if value != getattr(other, name)}
 
     def chosen_folds(self, text: str) -> tuple[int | None, ...]:
         """The folds that `--fold` names: a number, `all`, or `none` (no validation fold: None). Raises UserError."""
+        folds = {str(fold): fold for fold in range(self.folds)}
         if text == "none":
             return (None,)
         if text == "all":
-            return tuple(range(self.folds))
-        if not text.isdigit() or int(text) >= self.folds:
+            return tuple(folds.values())
+        if text not in folds:
             raise UserError(f"--fold {text}: choose 0 to {self.folds - 1}, all or none")
-        return (int(text),)
-
-    def to_json(self) -> str:
-        """Readable JSON, one field a line."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str, name: str = "config.json") -> Config:
-        """Reads `to_json`'s text. Raises UserError, naming `name`, for other fields or types."""
-        try:
-            values = json.loads(text)
-            unknown = set(values) ^ set(TYPES)
-            if unknown:
-                raise UserError(f"{name}: fields {sorted(unknown)} do not match this version; train the run again")
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{name}: not a config ({error}); train the run again") from None
+        return (folds[text],)
 
     def hash(self) -> str:
         """Twelve hex digits of the configuration's SHA-256."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
-
-
-TYPES: dict[str, type] = typing.get_type_hints(Config)
 
 
 def assignment(name: str, value: object) -> str:
@@ -262,21 +182,6 @@ def assignment(name: str, value: object) -> str:
     return f"{name}=" + (",".join(map(str, value)) if isinstance(value, tuple) else text)
 
 
-def _nearest(name: str, names) -> str:
-    close = difflib.get_close_matches(name, list(names), 1, 0)
-    return f"did you mean {close[0]}?"
-
-
-def _convert(name: str, text: str):
-    kind = TYPES[name]
-    try:
-        if typing.get_origin(kind) is tuple:
-            # A comma inside brackets belongs to its item: shift(0,8)
-            items = [item for item in re.split(r",(?![^(]*\))", text) if item]
-            return tuple(typing.get_args(kind)[0](item) for item in items)
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-        return kind(text)
-    except (ValueError, KeyError):
-        wanted = getattr(kind, "__name__", str(kind))
-        raise UserError(f"--set {name}={text}: not of type {wanted}") from None
+def _items(text: str) -> tuple[str, ...]:
+    # A comma inside brackets belongs to its item: shift(0,8)
+    return tuple(re.split(r",(?![^(]*\))", text)) if text else ()

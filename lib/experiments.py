@@ -97,11 +97,14 @@ TINY = dict(width=8, epochs=30, batch_size=16, plateau_patience=6)
 
 
 def make_config(name: str, tiny: bool = False) -> Config:
-    """The full Config of an experiment. Raises UserError for an unknown name, naming the nearest."""
+    """The full Config of an experiment; another `seed` leaves its folds as they are.
+
+    Raises UserError for an unknown name, naming the nearest.
+    """
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, 1, 0)[0]
         raise UserError(f"{name}: no such experiment; did you mean {near}? `python train.py --list` shows all")
     rung = EXPERIMENTS[name]
-    base = make_config(rung.base) if rung.base else Config()
+    base = make_config(rung.base) if rung.base else Config(fold_seed=0)
     config = base.replace(**rung.changes, experiment=name)
     return config.replace(**TINY) if tiny else config

@@ -41,7 +41,7 @@ class Split:
             return cls(dataset.source, dataset.digest, None, np.flatnonzero(~dataset.outliers), np.array([], np.int64))
         if not 0 <= fold < config.folds:
             raise UserError(f"--fold {fold}: there are folds 0 to {config.folds - 1}, all and none")
-        folds = stratified_folds(dataset.masks, dataset.outliers, config.folds, config.seed)
+        folds = stratified_folds(dataset.masks, dataset.outliers, config.folds, config.fold_seed)
         train, validation = np.flatnonzero((folds != fold) & (folds >= 0)), np.flatnonzero(folds == fold)
         return cls(dataset.source, dataset.digest, fold, train, validation)
 
@@ -81,7 +81,7 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """Raises UserError when the folder is no run."""
         try:
-            config = Config.from_json((folder / CONFIG).read_text(), str(folder / CONFIG))
+            config = Config.read(folder / CONFIG, "train the run again")
             return cls(folder, config, Split.from_json((folder / SPLIT).read_text()))
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: missing, so {folder} is no run; train it again") from None

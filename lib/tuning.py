@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lib.callbacks import SCORE
 from lib.config import Config
 from lib.console import Console, UserError
 from lib.runs import Split, fold_folder, prepare
+from lib.search import Fingerprint, Values
 from lib.training import train_fold
 
 HEARTBEAT = 20  # seconds between a trial's signs of life
@@ -28,13 +30,13 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 FINGERPRINT = "fingerprint"
 
 
-def open_study(url: str, name: str, fingerprint: dict, first: dict[str, object], warmup: int) -> optuna.Study:
+def open_study(url: str, name: str, fingerprint: Fingerprint, first: dict[str, object], warmup: int) -> optuna.Study:
     """Opens or creates the study of that name at an Optuna storage URL.
 
     A trial is pruned when its best score so far lies below the median of the finished trials' scores at that epoch.
 
     Args:
-        fingerprint: of lib.search; the trials of a study are comparable.
+        fingerprint: the trials of a study are comparable.
         first: the parameters of a new study's first trial.
         warmup: epochs in which no trial is pruned.
 
@@ -53,12 +55,14 @@ def open_study(url: str, name: str, fingerprint: dict, first: dict[str, object],
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--storage: {reason}; give a URL such as sqlite:///study.db that can be opened here") from None
     if not study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr(FINGERPRINT, fingerprint)
+        study.set_user_attr(FINGERPRINT, json.loads(fingerprint.to_json()))
         study.enqueue_trial(first, skip_if_exists=True)
     kept = study.user_attrs.get(FINGERPRINT)
-    reason = search.conflict(fingerprint, kept) if kept else "trials that tune.py did not make"
-    if reason:
-        raise UserError(f"study {name}: holds {reason}; give another name with --study")
+    advice = "give another name with --study"
+    if kept is None:
+        raise UserError(f"study {name}: holds trials that tune.py did not make; {advice}")
+    if reason := fingerprint.conflict(Fingerprint.from_json(json.dumps(kept), f"study {name}", advice)):
+        raise UserError(f"study {name}: holds {reason}; {advice}")
     return study
 
 
@@ -117,12 +121,12 @@ class Tuner:
 
     Args:
         base: the configuration that a trial's parameters change.
-        space: of lib.search.
+        space: of lib.search.search_space.
     """
 
     study: optuna.Study
     base: Config
-    space: dict[str, dict | tuple]
+    space: dict[str, Values]
     dataset: object
     split: Split
     folder: Path

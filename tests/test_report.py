@@ -61,7 +61,7 @@ def evaluated(tmp_path_factory):
     folder, dataset = tmp_path_factory.mktemp("runs"), make_dataset()
     found = []
     for name, share, tiles in (("good", 0.5, np.arange(1, TILES)), ("<bad>", 1.0, np.arange(1, TILES - 1))):
-        config = Config(experiment=name, depth=3 if name == "good" else 4)
+        config = Config(experiment=name.strip("<>"), depth=3 if name == "good" else 4)
         run = make_run(folder / name.strip("<>") / "fold_0", config, tiles, dataset)
         found.append((System(name, run.folder.parent, (run,)), make_evaluation(dataset, tiles, share)))
     return found

@@ -20,6 +20,7 @@ from lib.config import Config, assignment
 from lib.console import Console, UserError
 from lib.experiments import EXPERIMENTS, make_config
 from lib.runs import Run
+from lib.search import Fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")  # its own, of pyparsing
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,9 +94,9 @@ def test_fixed_fields_are_not_searched():
 )
 def test_what_a_study_must_agree_on(change, words):
     agreed = dict(base=Config(), space=SPACE, digest="a", fold=0)
-    kept = search.fingerprint(**agreed)
-    assert search.conflict(search.fingerprint(**agreed), kept) is None
-    assert re.fullmatch(words, search.conflict(search.fingerprint(**{**agreed, **change}), kept))
+    kept = Fingerprint.of(**agreed)
+    assert Fingerprint.of(**agreed).conflict(kept) is None
+    assert re.fullmatch(words, Fingerprint.of(**{**agreed, **change}).conflict(kept))
 
 
 def asked(count: int) -> list[optuna.Trial]:
@@ -259,7 +260,7 @@ class Tuners:
 
     def open(self, warmup: int = 0):
         config = make_config("seventh")
-        fingerprint = search.fingerprint(config, SMALL_SPACE, "digest", 0)
+        fingerprint = Fingerprint.of(config, SMALL_SPACE, "digest", 0)
         study = self.tuning.open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), warmup)
         split = runs.Split("tiles", "digest", 0, np.arange(2), np.arange(2))
         return self.tuning.Tuner(study, config, SMALL_SPACE, None, split, self.folder, Console(quiet=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from lib import figures
 from lib.audit import Audit
-from lib.config import TYPES, Config
+from lib.config import Config
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System
 from lib.experiments import EXPERIMENTS, make_config
@@ -130,7 +130,9 @@ def _settings(systems: Sequence[System]) -> str:
         start = f"<p>{html.escape(name)}: {EXPERIMENTS[name].summary if known else 'not on the ladder'}.</p>"
     else:
         columns, start = {system.name: system.config for system in systems}, ""
-    fields = [field for field in TYPES if len({getattr(config, field) for config in columns.values()}) > 1]
+    fields = [
+        field for field in Config.model_fields if len({getattr(config, field) for config in columns.values()}) > 1
+    ]
     rows = [
         row(field, (cell(elements.value(getattr(config, field))) for config in columns.values()))
         for field in fields
