@@ -2,11 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test table1
+.PHONY: demo test check table1
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 demo: .venv/installed
@@ -17,8 +21,13 @@ demo: .venv/installed
 	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
 
-test: .venv/installed
+test: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 table1: .venv/installed
 	$(BIN)/python table1.py --setting $(or $(SETTING),laptop) $(if $(DATA),--data $(DATA))

@@ -14,9 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lib import data
 from lib.console import Console, UserError, add_console_options, run_main
+from lib.files import replacing
 from lib.metrics import confusion_matrix, percent, scores
-from lib.task import CLASSES
+from lib.npz import write_array
+from lib.predict import PLAIN, Ensemble, labels
+from lib.runs import VALIDATION, find_runs, write_json
+from lib.task import CLASSES, HEIGHT, WIDTH
 
 CHUNK = 512  # tiles whose probabilities are held at a time: 84 MB
 
@@ -25,9 +30,6 @@ def main() -> None:
     """Reads the command line, scores and predicts."""
     args = parse()
     console = Console(args.quiet, args.json)
-    from lib import data
-    from lib.runs import find_runs
-
     runs = find_runs(args.run, args.runs)
     dataset = data.load(args.data, test=False)
     count, tiles = (0, iter(())) if args.score_only else data.read_test(args.data, CHUNK)
@@ -84,8 +86,6 @@ def common(runs: list, field: str):
 
 def load(runs: list):
     """The runs' networks as one lib.predict.Ensemble, in the order of the runs."""
-    from lib.predict import Ensemble
-
     models: dict = {}
     members = []
     for run in runs:
@@ -99,9 +99,6 @@ def load(runs: list):
 
 def validate(runs: list, ensemble, dataset, views: tuple[str, ...], console: Console) -> dict:
     """Out-of-fold score, each tile only by networks that never saw it; written beside the folds of one experiment."""
-    from lib.predict import PLAIN, labels
-    from lib.runs import VALIDATION, write_json
-
     unseen = [set(run.split.validation.tolist()) for run in runs]
     tiles = np.array(sorted(set().union(*unseen)), np.int64)
     result: dict = {"tiles": len(tiles), "plain": None, "tta": None, "views": list(views)}
@@ -138,8 +135,6 @@ def predict(
     ensemble, blocks: Iterator[np.ndarray], views: tuple[str, ...], background: bool, bar
 ) -> Iterator[np.ndarray]:
     """Masks (B, H, W) uint8 of each block of tiles (B, H, W) uint8, as the blocks come."""
-    from lib.predict import PLAIN, labels
-
     for tiles in blocks:
         yield labels(ensemble.predict(tiles, views or PLAIN), background)
         bar.update(len(tiles))
@@ -147,10 +142,6 @@ def predict(
 
 def save(path: Path, count: int, masks: Iterator[np.ndarray], made_by: dict) -> None:
     """Writes an npz with `masks` (count, H, W) uint8, block by block, and what made them as JSON in `made_by`."""
-    from lib.files import replacing
-    from lib.npz import write_array
-    from lib.task import HEIGHT, WIDTH
-
     with replacing(path, "wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         write_array(archive, "masks", (count, HEIGHT, WIDTH), masks)
         text = np.array(json.dumps(made_by, default=str))

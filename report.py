@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lib import data, figures
+from lib.audit import audit
 from lib.console import Console, UserError, add_console_options, run_main
+from lib.evaluation import evaluate, join, systems
+from lib.files import replacing
+from lib.metrics import percent, scores
+from lib.report.page import build
+from lib.runs import find_runs
+from lib.task import BIG_ROCK, CLASSES
 
 SHOWN = 8  # tiles in worst.png and best.png
 
@@ -21,10 +29,6 @@ def main() -> None:
     """Reads the command line, predicts the validation tiles and draws."""
     args = parse()
     console = Console(args.quiet, args.json)
-    from lib import data
-    from lib.evaluation import evaluate, join, systems
-    from lib.runs import find_runs
-
     chosen = systems(find_runs(args.run, args.runs))
     dataset = data.load(args.data)
     console.facts(
@@ -59,8 +63,6 @@ def parse() -> argparse.Namespace:
 
 def draw_run(run, evaluation, dataset) -> None:
     """curves.png beside the run, and where it has a validation fold confusion.png, worst.png and best.png."""
-    from lib import figures
-
     figures.curves(run.folder / "curves.png", {f"{run.folder.parent.name}/{run.folder.name}": run.history()})
     order = evaluation.worst_first()
     if len(order):
@@ -74,9 +76,6 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
 
     Raises UserError when there is none.
     """
-    from lib import figures
-    from lib.task import BIG_ROCK, CLASSES
-
     masks = dataset.masks[evaluation.tiles]
     shares = np.stack([(masks == label).mean(axis=(1, 2)) for label in range(len(CLASSES))], axis=1)
     # Two classes or more that can be seen, and little that nobody labelled
@@ -94,12 +93,6 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
 
 def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
     """Writes the report and prints the scores in it."""
-    from lib.audit import audit
-    from lib.files import replacing
-    from lib.metrics import percent, scores
-    from lib.report import build
-    from lib.task import CLASSES
-
     text = build(evaluated, dataset, audit(dataset))
     with replacing(path, encoding="utf-8") as stream:
         stream.write(text)

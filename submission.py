@@ -17,6 +17,8 @@ from pathlib import Path
 from lib import encoding
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import sha256
+from lib.kaggle import submit as kaggle_submit
+from lib.kaggle.client import Kaggle
 from lib.metrics import scores
 from lib.task import TEST_TILES
 
@@ -48,9 +50,6 @@ def submit(args: argparse.Namespace, console: Console) -> None:
         raise UserError('--submit: needs a description for Kaggle and the journal; add -m "TEXT"')
     wanted = encoding.count_test_tiles(args.data) if args.data else TEST_TILES
     _, out, _, note = _write(args, True, wanted, args.data or "the competition")
-    from lib.kaggle import submit as kaggle_submit
-    from lib.kaggle.client import Kaggle
-
     kaggle_submit.submit(Kaggle(), Path(out), args.message, note, JOURNAL, console)
 
 

@@ -14,9 +14,12 @@ import shlex
 import sys
 from pathlib import Path
 
+from lib import data
 from lib.config import Config, assignment
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
+from lib.metrics import percent
+from lib.runs import Split, fold_folder, prepare
 
 
 def main() -> None:
@@ -73,15 +76,11 @@ def list_experiments(console: Console) -> None:
 def train(config: Config, args: argparse.Namespace, console: Console) -> None:
     """Trains the chosen folds one after the other and prints their scores."""
     folds = config.chosen_folds(args.fold)
-    from lib import data
-
     dataset = data.load(args.data)
     console.facts(
         experiment=f"{config.experiment} ({config.hash()})",
         data=f"{dataset.source}: {(~dataset.outliers).sum()} tiles, {dataset.outliers.sum()} outliers removed",
     )
-    from lib.runs import Split, fold_folder, prepare
-
     splits = [Split.of(dataset, config, fold) for fold in folds]
     runs = [prepare(fold_folder(args.runs, config.experiment, s.fold), config, s, args.resume) for s in splits]
     results = []
@@ -111,8 +110,6 @@ def report(runs: list, results: list[dict], args: argparse.Namespace, console: C
     """The closing table and the next command."""
     scored = [(run, result) for run, result in zip(runs, results) if "mean_iou" in result]
     if scored:
-        from lib.metrics import percent
-
         console.line()
         names = list(scored[0][1]["iou"])[1:]
         rows = [

@@ -16,10 +16,12 @@ import shlex
 import warnings
 from pathlib import Path
 
+from lib import data, search
 from lib.config import Config, assignment
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import make_config
 from lib.files import replacing
+from lib.runs import Split
 
 DATABASE = "study.db"
 WARMUP = 3  # epochs, at least, before a trial may be pruned
@@ -54,9 +56,6 @@ def parse() -> argparse.Namespace:
 
 def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
     """Opens the study and brings it to `args.trials` trials."""
-    from lib import data, search
-    from lib.runs import Split
-
     space = search.search_space({text.partition("=")[0] for text in args.set})
     if not space:
         raise UserError("--set: leaves no field to search; set fewer")

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.console import Console, add_console_options, run_main
+from lib.kaggle.client import Kaggle
 from lib.kaggle.kernel import Job, Kernel, add_job_options
 
 
@@ -37,8 +38,6 @@ def main() -> None:
 
 
 def _username() -> str:
-    from lib.kaggle.client import Kaggle
-
     return Kaggle().username
 
 

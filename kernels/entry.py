@@ -62,7 +62,7 @@ class Scripts:
                 errors="replace",
             )
             self._running.add(process)
-        for line in process.stdout:
+        for line in process.stdout or ():
             print(title + line, end="", flush=True)
         code = process.wait()
         with self._lock:
@@ -116,8 +116,10 @@ def train(scripts: Scripts, job: dict, data: Path) -> None:
     """Trains the job's folds, as many at a time as there are GPUs; on a CPU one after the other."""
     cards = gpus()
     free: queue.Queue[str | None] = queue.Queue()
-    for card in cards or [None]:
+    for card in cards:
         free.put(card)
+    if not cards:
+        free.put(None)
     options = ["--data", str(data), *(["--tiny"] if job["tiny"] else []), "--set", *job["settings"]]
 
     def train_fold(fold: int | None) -> None:

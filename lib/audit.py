@@ -11,6 +11,7 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Audit:
     whose image is a test tile too.
     """
 
-    facts: dict
+    facts: dict[str, Any]
     samples: dict[int, np.ndarray]
     outliers: list[np.ndarray]
     duplicates: list[np.ndarray]
@@ -79,7 +80,7 @@ def audit(dataset: Dataset) -> Audit:
     )
 
 
-def facts(dataset: Dataset) -> dict[str, object]:
+def facts(dataset: Dataset) -> dict[str, Any]:
     """The audit in numbers, ready for JSON. Pixels and classes are those of the clean tiles."""
     clean = np.flatnonzero(~dataset.outliers)
     masks = dataset.masks[clean]

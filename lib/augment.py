@@ -6,14 +6,23 @@ python -m lib.augment --draw augmentation.png [--data FILE]
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from lib.config import Config
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.cutouts import Composer, cut_out, paste_rocks
+from lib.data import load
+from lib.figures import colour_mask, tile_grid
+from lib.general import General
 from lib.task import BIG_ROCK, CLASSES
 from lib.views import OPERATIONS
+
+Transform = Callable[
+    [np.ndarray, np.ndarray, Sequence[np.random.Generator]], tuple[np.ndarray, np.ndarray]
+]  # images and masks (B, H, W) uint8 with a generator each -> the same, changed
 
 # What --draw shows: the config fields that each approach sets, all others off
 APPROACHES: dict[str, dict[str, object]] = {
@@ -24,7 +33,9 @@ APPROACHES: dict[str, dict[str, object]] = {
     "RandAugment": dict(randaugment=1.0),
     "compositional synthesis": dict(synthesis=1.0),
 }
-NOTHING = dict(flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0)
+NOTHING: dict[str, Any] = dict(
+    flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0
+)
 
 
 class Augmenter:
@@ -47,16 +58,13 @@ class Augmenter:
         if config.copy_paste and not self.rocks:
             raise UserError("copy_paste: the training fold shows no big rock worth pasting; set copy_paste=0")
         self.composer = Composer(images, masks) if config.synthesis else None
+        self.general: tuple[tuple[float, Transform], ...] = ()
         if config.general or config.randaugment:
-            from lib.general import General
-
             general = General()
             pixels = np.bincount(masks.ravel(), minlength=len(CLASSES))
             rarest = 1 + int(pixels[1:].argmin())
             self.rare = (masks == rarest).any(axis=(1, 2))
             self.general = ((config.general, general.transform), (config.randaugment, general.randaugment))
-        else:
-            self.general = ()
 
     def __call__(self, index: int, epoch: int, repeat: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Image and mask (H, W) uint8 of tile `index` as this epoch shows it for the `repeat`-th time, from 0."""
@@ -78,7 +86,7 @@ class Augmenter:
         return images, masks
 
     def _paste(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
-        if rng.random() < self.config.synthesis:
+        if rng.random() < self.config.synthesis and self.composer:
             self.composer.compose(image, mask, rng)
         if rng.random() < self.config.copy_paste:
             paste_rocks(image, mask, self.rocks, self.config.paste_in_place, rng)
@@ -124,8 +132,6 @@ def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> Non
     Raises:
         UserError: as `Augmenter`.
     """
-    from lib.figures import colour_mask, tile_grid
-
     nothing = Config(**NOTHING, seed=seed)
     rng = generator(seed)
     rock, ground = (masks == BIG_ROCK).mean(axis=(1, 2)), (masks > 0).mean(axis=(1, 2))
@@ -151,8 +157,6 @@ def main() -> None:
     add_console_options(parser)
     args = parser.parse_args()
     console = Console(args.quiet, args.json)
-
-    from lib.data import load
 
     data = load(args.data, test=False)
     clean = ~data.outliers

@@ -14,7 +14,7 @@ import pandas as pd
 from lib import runs
 from lib.console import Console, UserError
 from lib.files import replacing
-from lib.metrics import confusion_matrix, scores
+from lib.metrics import Scores, confusion_matrix, scores
 from lib.predict import BATCH, labels, predict_probabilities, probability_model
 from lib.task import CLASSES
 
@@ -37,7 +37,7 @@ class Validation(keras.callbacks.Callback):
         self.images, self.masks, self.background = images, masks, background
         self._probabilities = probability_model(network)
 
-    def scores(self) -> dict[str, object]:
+    def scores(self) -> Scores:
         """lib.metrics.scores of the network's present weights."""
         confusion = np.zeros((len(CLASSES),) * 2, np.int64)
         for start in range(0, len(self.images), BATCH):
@@ -74,8 +74,8 @@ class Progress(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        score = {} if self.best is None else {"best": f"{self.best:.4f}"}
-        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False, **score)
+        best = "-" if self.best is None else f"{self.best:.4f}"
+        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", best=best, refresh=False)
         self._bar.update(self.batch_size)
 
     def on_epoch_end(self, epoch, logs):

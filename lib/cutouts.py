@@ -99,15 +99,18 @@ def cut_out(images: np.ndarray, masks: np.ndarray, label: int) -> list[Cutout]:
     return found
 
 
-def choose_place(cutout: Cutout, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+def choose_place(cutout: Cutout, size: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
     """A random (top, left) for the cutout's box within a tile of `size`.
 
     An object that an edge of its tile had cut off stays at that edge: its straight side would look wrong elsewhere.
     """
-    return tuple(
-        start if start == 0 or start + extent == side else int(rng.integers(side - extent + 1))
-        for start, extent, side in zip((cutout.top, cutout.left), cutout.shape.shape, size)
-    )
+    height, width = cutout.shape.shape
+    return _along(cutout.top, height, size[0], rng), _along(cutout.left, width, size[1], rng)
+
+
+def _along(start: int, extent: int, side: int, rng: np.random.Generator) -> int:
+    """A random start for `extent` pixels within `side`; what begins or ends at an edge stays there."""
+    return start if start == 0 or start + extent == side else int(rng.integers(side - extent + 1))
 
 
 def paste_anywhere(image: np.ndarray, mask: np.ndarray, cutout: Cutout, light: float, rng: np.random.Generator) -> None:
@@ -149,7 +152,8 @@ def paste_rocks(
 
 def fitting(rocks: Sequence[Cutout], pixels: int) -> list[Cutout]:
     """The first rock, and of the others those that keep the covered share of a tile of `pixels` within ROCK_SHARE."""
-    kept, covered = [], 0
+    kept: list[Cutout] = []
+    covered = 0
     for rock in rocks:
         if not kept or covered + rock.area <= ROCK_SHARE * pixels:
             kept.append(rock)

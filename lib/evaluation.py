@@ -13,6 +13,7 @@ from lib.config import Config
 from lib.console import Console
 from lib.data import Dataset
 from lib.metrics import class_iou, confusion_matrix, mean_iou
+from lib.predict import labels, predict_probabilities, probability_model
 from lib.runs import Run
 from lib.task import CLASSES
 
@@ -93,8 +94,6 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Ev
     Raises:
         UserError: when a run was trained on other data, or its weights are damaged.
     """
-    from lib.predict import labels, predict_probabilities, probability_model
-
     for run in runs:
         run.check_data(dataset)
     model = runs[0].build_model()

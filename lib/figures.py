@@ -162,7 +162,7 @@ def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, 
     used = set(re.findall(r"[\"(]#([^\")]+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     opening, rest = svg.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', opening)[0]
+    box = next(re.finditer(r'viewBox="[^"]*"', opening))[0]
     return f'<svg {box} role="img" aria-label="{CURVES[column]} by epoch">{rest}'
 
 
@@ -253,7 +253,7 @@ def legend(figure, errors: bool = False) -> None:
     from matplotlib.patches import Patch
 
     entries = [*zip(CLASSES, PALETTE)] + ([*ERRORS.items()] if errors else [])
-    patches = [Patch(facecolor=np.array(colour) / 255, edgecolor="#555", label=name) for name, colour in entries]
+    patches = [Patch(facecolor=tuple(np.array(colour) / 255), edgecolor="#555", label=name) for name, colour in entries]
     # As many columns as fit, an inch each: narrow grids wrap
     columns = max(2, min(len(patches), int(figure.get_figwidth() / 0.95)))
     figure.legend(handles=patches, loc="lower center", ncol=columns, frameon=False, fontsize=8, handlelength=1.2)

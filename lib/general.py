@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ POLICY_STRENGTH = (0.5, 0.15)  # mean and deviation of their strength, of 1: M o
 class Step:
     """A keras-cv layer and how a strength in -1..1 per tile, 0 for none, becomes what the layer wants."""
 
-    layer: object
+    layer: Any  # a keras_cv layer
     parameters: Callable[[np.ndarray], object]
     moves: bool = True  # pixels, so that the mask must follow
 
@@ -125,10 +126,10 @@ def apply_step(
 
     parameters = step.parameters(strengths.astype(np.float32))
     with tf.device("CPU"):  # the accelerator is training, and the same pixels come out everywhere
-        images = step.layer.augment_images(tf.constant(images[..., None], tf.float32), transformations=parameters)
-        images = np.clip(np.rint(images.numpy()[..., 0]), 0, 255).astype(np.uint8)
+        moved = step.layer.augment_images(tf.constant(images[..., None], tf.float32), transformations=parameters)
+        images = np.clip(np.rint(moved.numpy()[..., 0]), 0, 255).astype(np.uint8)
         if step.moves:
-            masks = tf.constant(masks[..., None], tf.float32)
-            masks = step.layer.augment_segmentation_masks(masks, transformations=parameters)
-            masks = masks.numpy()[..., 0].astype(np.uint8)
+            labels = tf.constant(masks[..., None], tf.float32)
+            moved = step.layer.augment_segmentation_masks(labels, transformations=parameters)
+            masks = moved.numpy()[..., 0].astype(np.uint8)
     return images, masks

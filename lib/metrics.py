@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 
 from lib.task import CLASSES
@@ -47,7 +49,15 @@ def percent(score: float | None) -> str:
     return "-" if score is None else f"{100 * score:.2f}"
 
 
-def scores(confusion: np.ndarray) -> dict[str, object]:
-    """`mean_iou`, `iou` by class name (None where undefined) and the matrix itself, ready for JSON."""
+class Scores(TypedDict):
+    """Scores 0..1 ready for JSON: the mean, by class name (None where undefined), and the confusion matrix."""
+
+    mean_iou: float
+    iou: dict[str, float | None]
+    confusion: list[list[int]]
+
+
+def scores(confusion: np.ndarray) -> Scores:
+    """The scores of a confusion matrix (5, 5)."""
     by_class = {name: None if np.isnan(v) else float(v) for name, v in zip(CLASSES, class_iou(confusion))}
     return {"mean_iou": mean_iou(confusion), "iou": by_class, "confusion": confusion.tolist()}

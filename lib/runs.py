@@ -12,6 +12,7 @@ import numpy as np
 
 from lib.config import Config
 from lib.console import UserError
+from lib.data import stratified_folds
 from lib.files import replacing
 
 CONFIG, SPLIT, WEIGHTS, STATE = "config.json", "split.json", "best.weights.h5", "state.npz"
@@ -35,8 +36,6 @@ class Split:
     @classmethod
     def of(cls, dataset, config: Config, fold: int | None) -> Split:
         """The split of a lib.data.Dataset. Raises UserError for a fold that does not exist."""
-        from lib.data import stratified_folds
-
         if fold is None:
             return cls(dataset.source, dataset.digest, None, np.flatnonzero(~dataset.outliers), np.array([], np.int64))
         if not 0 <= fold < config.folds:

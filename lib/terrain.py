@@ -130,10 +130,12 @@ class _Light:
         )
 
 
-def _ground(rng: np.random.Generator, reliefs, main, second, frontier: np.ndarray, light: _Light) -> np.ndarray:
+def _ground(
+    rng: np.random.Generator, reliefs: np.ndarray, main, second, frontier: np.ndarray, light: _Light
+) -> np.ndarray:
     """Grey images (count, 64, 128) float32: `second` where `frontier` > 0, `main` elsewhere, blended on the border."""
     count = len(main)
-    windows = sliding_window_view(reliefs, (HEIGHT + 1, WIDTH + 1), axis=(1, 2))
+    windows = sliding_window_view(reliefs, (HEIGHT + 1, WIDTH + 1), (1, 2))  # type: ignore[call-overload]  # as documented
     down, across = (light.direction[:, axis, None, None] for axis in (0, 1))
 
     def lit(kind: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lib import augment
 from lib.augment import APPROACHES, Augmenter, draw, epoch_tiles
 from lib.config import Config
 from lib.console import UserError
@@ -145,10 +146,8 @@ def test_epochs_are_shuffled_differently_but_repeatably(fold):
 
 
 def test_the_picture_shows_every_approach(fold, tmp_path, monkeypatch):
-    from lib import figures
-
     drawn = []
-    monkeypatch.setattr(figures, "tile_grid", lambda path, *panels: drawn.append(panels))
+    monkeypatch.setattr(augment, "tile_grid", lambda path, *panels: drawn.append(panels))
     draw(tmp_path / "picture.png", *fold)
     rows, columns, names = drawn[0]
     assert names[::2] == names[1::2] == list(APPROACHES)

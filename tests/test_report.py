@@ -9,13 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lib import report, runs
+from lib import runs
 from lib.audit import audit
 from lib.config import Config
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System, evaluate, join, systems, uncertainty
 from lib.metrics import confusion_matrix
 from lib.report import elements, gallery
+from lib.report import page as report
 from lib.report.page import with_views
 
 TILES = 24

@@ -182,7 +182,7 @@ def _call(what: str, hint: str, function, *args, passing=_PASSING, **kwargs):
                 raise UserError(f"{what}: Kaggle is overloaded or out of reach ({reason}); try again later") from None
             if code not in passing:
                 raise UserError(f"{what}: Kaggle answered {reason}" + _advice(code, hint)) from None
-        time.sleep(wait)
+        time.sleep(wait or 0)
 
 
 def _reason(response) -> tuple[int, str]:

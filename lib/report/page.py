@@ -17,7 +17,7 @@ from lib.config import Config
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System
 from lib.experiments import EXPERIMENTS, make_config
-from lib.metrics import scores
+from lib.metrics import Scores, scores
 from lib.report import elements, gallery
 from lib.report.elements import cell, percent, row, table
 from lib.runs import ENVIRONMENT, VALIDATION
@@ -92,7 +92,7 @@ def _results(evaluated: Evaluated) -> str:
     return table(header, rows) + "".join(f"<p class=note>{note}</p>" for note in notes)
 
 
-def _ious(found: dict | None) -> list[float | None]:
+def _ious(found: Scores | None) -> list[float | None]:
     return [found["mean_iou"], *(found["iou"][name] for name in CLASSES[1:])] if found else [None] * len(CLASSES)
 
 
@@ -109,7 +109,7 @@ def _effort(system: System, evaluation: Evaluation) -> list[str]:
     ]
 
 
-def with_views(system: System, plain: dict | None) -> dict | None:
+def with_views(system: System, plain: Scores | None) -> dict | None:
     """The scores that `infer.py --tta` left for exactly these runs, in the state that scores `plain` without views."""
     path = system.folder / VALIDATION
     if not plain or not path.exists():
