@@ -12,14 +12,13 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from lib.console import UserError
 from lib.schema import Record
 from lib.task import CLASSES, HEIGHT, WIDTH
+from lib.views import parse_view
 
 ADVICE = "see lib/config.py"  # how a message about --set ends
 HIGHEST_SEED = 2**32 - 1  # numpy's and Keras's
 
 
 def _view(text: str) -> str:
-    from lib.views import parse_view  # numpy, which --help does without
-
     try:
         parse_view(text)
     except UserError as error:
