@@ -49,7 +49,7 @@ def load(path: str | None = None, test: bool = True) -> Dataset:
     """
     if path is None and (path := default_file()) is None:
         return _dataset(GENERATED, **terrain.generate())
-    names = npz.keys(path)
+    names = npz.keys(path, ARRAYS)
     if "training_set" not in names and "test_set" not in names:
         raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(names) or 'nothing'}")
     wanted = ("training_set", "test_set", "test_masks") if test else ("training_set",)
@@ -70,9 +70,9 @@ def read_test(path: str | None = None, size: int = npz.BLOCK) -> tuple[int, Iter
     if path is None and (path := default_file()) is None:
         tiles = terrain.generate()["test_set"]
         return len(tiles), (tiles[start : start + size] for start in range(0, len(tiles), size))
-    if "test_set" not in npz.keys(path):
+    if "test_set" not in npz.keys(path, ARRAYS):
         return 0, iter(())
-    with npz.ArrayReader(path, "test_set") as reader:
+    with _open(path, "test_set") as reader:
         count = len(reader)
     return count, _blocks(path, "test_set", size)
 
@@ -101,38 +101,50 @@ def _dataset(source: str, training_set=None, test_set=None, test_masks=None) -> 
     )
 
 
-# What an array must look like: its shape after the first axis, and the largest value of each of its layers.
+# What a data file's array must look like: its shape after the first axis, and the largest value of each of its layers.
 _SHAPES = {
     "training_set": ((2, HEIGHT, WIDTH), (255, len(CLASSES) - 1)),
     "test_set": ((HEIGHT, WIDTH), (255,)),
     "test_masks": ((HEIGHT, WIDTH), (len(CLASSES) - 1,)),
 }
+ARRAYS = tuple(_SHAPES)
+"""Names that an array of a data file may have."""
 
 
 def _read(path: str, name: str) -> np.ndarray:
     """The whole array, converted to uint8 a block at a time."""
-    with npz.ArrayReader(path, name) as reader:
-        tiles = np.empty((len(reader), *_SHAPES[name][0]), np.uint8)
     done = 0
-    for block in _blocks(path, name):
-        tiles[done : done + len(block)] = block
-        done += len(block)
+    with _open(path, name) as reader:
+        tiles = np.empty(reader.shape, np.uint8)
+        for block in _checked(reader, name, npz.BLOCK):
+            tiles[done : done + len(block)] = block
+            done += len(block)
     return tiles
 
 
-def _blocks(path: str, name: str, size: int = npz.BLOCK) -> Iterator[np.ndarray]:
-    with npz.ArrayReader(path, name) as reader:
+def _open(path: str, name: str) -> npz.ArrayReader:
+    """The array's reader; its shape and dtype are as they must be."""
+    reader = npz.ArrayReader(path, name, ARRAYS)
+    shape = _SHAPES[name][0]
+    if reader.shape[1:] != shape:
+        wanted = ", ".join(map(str, shape))
+        wrong = f"has shape {reader.shape}; it must be (N, {wanted})"
+    elif reader.dtype.kind not in "uif":
+        wrong = f"holds {reader.dtype}; it must hold real numbers"
+    else:
+        return reader
+    reader.close()
+    raise UserError(f"{reader.path}: '{name}' {wrong}")
+
+
+def _blocks(path: str, name: str, size: int) -> Iterator[np.ndarray]:
+    with _open(path, name) as reader:
         yield from _checked(reader, name, size)
 
 
 def _checked(reader: npz.ArrayReader, name: str, size: int) -> Iterator[np.ndarray]:
     """The reader's blocks as uint8, each checked: finite, whole numbers, within the bounds of its layer."""
-    shape, highest = _SHAPES[name]
-    if reader.shape[1:] != shape:
-        wanted = ", ".join(map(str, shape))
-        raise UserError(f"{reader.path}: '{name}' has shape {reader.shape}; it must be (N, {wanted})")
-    if reader.dtype.kind not in "uif":
-        raise UserError(f"{reader.path}: '{name}' holds {reader.dtype}; it must hold real numbers")
+    highest = _SHAPES[name][1]
     done = 0
     for block in reader.blocks(size):
         layers = block.reshape(len(block), len(highest), HEIGHT, WIDTH)

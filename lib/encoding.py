@@ -12,16 +12,17 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
 from lib.console import UserError
+from lib.data import ARRAYS
 from lib.files import replacing
 from lib.metrics import confusion_matrix
-from lib.npz import BLOCK, ArrayReader, keys
+from lib.npz import BLOCK, ArrayReader, keys, load
 from lib.task import CLASSES, HEIGHT, WIDTH
 
 PIXELS = HEIGHT * WIDTH
@@ -29,6 +30,7 @@ HEADER = "id," + ",".join(map(str, range(PIXELS)))
 MEMBER = "submission.csv"
 """Name of the CSV inside the zipped form."""
 
+_MASKS_ARRAYS = ("masks", "made_by")
 _HIGHEST = len(CLASSES) - 1
 _LONGEST_LINE = 1 << 20  # bytes read of a line that is wrong, to say what is wrong with it
 _AVOID_BACKGROUND = "is background, which only costs score; predict another class, or give --allow-background"
@@ -44,7 +46,7 @@ def open_masks(path: str | os.PathLike) -> ArrayReader:
     """Opens `masks` (M,64,128), integers, of a file that infer.py wrote. Raises UserError for any other file."""
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; run `python infer.py --tta` first, or name a masks file")
-    reader = _open_tiles(path, "masks")
+    reader = _open_tiles(path, "masks", known=_MASKS_ARRAYS)
     if reader.dtype.kind not in "iu":
         reader.close()
         raise UserError(f"{path}: 'masks' is {reader.dtype}, wanted integers; save it with .astype('uint8')")
@@ -56,14 +58,14 @@ def made_by(path: str | os.PathLike) -> dict[str, object]:
 
     Raises UserError where the note is not a JSON object.
     """
-    if "made_by" not in keys(path):
+    if "made_by" not in keys(path, _MASKS_ARRAYS):
         return {}
+    text = load(path, ["made_by"], known=_MASKS_ARRAYS)["made_by"]
     try:
-        with np.load(path) as archive:
-            note = json.loads(str(archive["made_by"]))
+        note = json.loads(str(text))
         if isinstance(note, dict):
             return note
-    except (ValueError, zipfile.BadZipFile, zlib.error):
+    except ValueError:
         pass
     raise UserError(f"{path}: 'made_by' is not the JSON text that infer.py writes; run infer.py again")
 
@@ -106,7 +108,7 @@ def write(
                 count = _equally_long(tiles, len(block))
                 text, places = _frame(tiles, count)
                 text[:, places] += _labels(block[:count], lowest, source, tiles)
-                stream.write(text)
+                stream.write(text.data)
                 block = block[count:]
                 tiles += count
         if not tiles:
@@ -168,7 +170,7 @@ def score(path: str | os.PathLike, truth: str | os.PathLike) -> np.ndarray:
     The labels are `test_masks` (M,64,128) where the file has them, else the masks of `training_set` (M,2,64,128).
     Predicted background is accepted: the metric itself punishes it. Raises UserError.
     """
-    stored = keys(truth)
+    stored = keys(truth, ARRAYS)
     if "test_masks" in stored:
         reader = _open_tiles(truth, "test_masks")
     elif "training_set" in stored:
@@ -219,8 +221,10 @@ def _labels(masks: np.ndarray, lowest: int, source: str, first: int) -> np.ndarr
     return labels.reshape(len(labels), PIXELS)
 
 
-def _open_tiles(path: str | os.PathLike, key: str, layers: tuple[int, ...] = ()) -> ArrayReader:
-    reader = ArrayReader(path, key)
+def _open_tiles(
+    path: str | os.PathLike, key: str, layers: tuple[int, ...] = (), known: Sequence[str] = ARRAYS
+) -> ArrayReader:
+    reader = ArrayReader(path, key, known)
     wanted = (*layers, HEIGHT, WIDTH)
     if reader.shape[1:] != wanted:
         reader.close()
@@ -230,7 +234,7 @@ def _open_tiles(path: str | os.PathLike, key: str, layers: tuple[int, ...] = ())
 
 
 @contextmanager
-def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[BinaryIO]:
+def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[IO[bytes]]:
     with replacing(path, "wb") as stream:
         if zipped:
             # A member opened by its name alone is dated 1980; level 9 takes ten times as long and saves a tenth
@@ -242,7 +246,7 @@ def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _source(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def _source(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     try:
         with open(path, "rb") as stream:
             zipped = stream.read(4) == b"PK\3\4"
@@ -262,7 +266,7 @@ def _source(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: not a whole zip file ({error}); write it again") from None
 
 
-def _read_header(stream: BinaryIO, path: str | os.PathLike) -> bytes:
+def _read_header(stream: IO[bytes], path: str | os.PathLike) -> bytes:
     """Reads the first line and returns how it ends, or raises UserError."""
     line = stream.readline(_LONGEST_LINE)
     newline = b"\r\n" if line.endswith(b"\r\n") else b"\n"

@@ -1,74 +1,73 @@
-"""One array of an npz file, read from first to last without ever holding it whole."""
+"""npz files read to the letter: the list of arrays, their headers and the data must agree, or the file is refused.
+
+numpy takes what it understands and leaves the rest: an array whose name was damaged is absent to it, one whose header
+names fewer entries than there are is short, and the checksum is then never looked at. One array can be read from first
+to last without ever being held whole.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from typing import cast
 
 import numpy as np
 from numpy.lib import format as npy
 
+from lib.archive import open_archive, readable
 from lib.console import UserError
 
 BLOCK = 128
 """Tiles read at a time where the caller does not say: 1 MiB of uint8, 8 MiB of float64."""
+
+_NUMBERS, _TEXT = "biuf", "U"  # kinds of dtype
+_DEFLATE_RATIO = 1032  # nothing that was deflated is larger than this many times its packed size
+_PIECE = 4096  # packed bytes; of bzip2 and LZMA zipfile unpacks all that it reads at once
 
 
 class ArrayReader:
     """Reads the array `key` of the npz file `path` in blocks along its first axis.
 
     A context manager. Opening reads the array's header only: `shape` and `dtype` cost nothing, however large it is.
+    The checksum is looked at with the last entry.
+
+    Args:
+        known: the names that an array of such a file may have.
 
     Raises:
-        UserError: no such file, not a whole npz file, no such key, or other than numbers in C order.
+        UserError: no such file, not a whole npz file, an unknown or doubled array in it, no such key, a header that
+            does not fit the data, or other than numbers in C order.
     """
 
-    def __init__(self, path: str | os.PathLike, key: str):
+    def __init__(self, path: str | os.PathLike, key: str, known: Collection[str]):
         self.path, self.key = os.fspath(path), key
-        with _one_line(self.path):
-            self._archive = zipfile.ZipFile(path)
+        self._archive, members = _open(self.path, known)
         try:
-            if f"{key}.npy" not in self._archive.namelist():
-                raise UserError(f"{path}: no array '{key}' in it; it has {', '.join(_names(self._archive)) or 'none'}")
-            with _one_line(self.path):
-                self._stream = self._archive.open(f"{key}.npy")
-                self.shape, self.dtype = self._header()
+            self._array = _Array(self.path, self._archive, _find(self.path, key, members), _NUMBERS)
+            self.shape, self.dtype = self._array.shape, self._array.dtype
+            if not self.shape:
+                raise UserError(f"{path}: '{key}' is no array of numbers in C order, but one number")
         except BaseException:
-            self._archive.close()
+            self.close()
             raise
         self._left = len(self)
-
-    def _header(self) -> tuple[tuple[int, ...], np.dtype]:
-        # Version 3 exists for field names only, which no plain array has
-        readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        version = npy.read_magic(self._stream)
-        if version not in readers:
-            raise ValueError(f"'{self.key}' has npy version {version}")
-        shape, fortran, dtype = readers[version](self._stream)
-        if fortran or dtype.kind not in "biuf" or not shape:
-            wrong = f"'{self.key}' is no array of numbers in C order"
-            raise UserError(f"{self.path}: {wrong}; save it with np.ascontiguousarray")
-        return shape, dtype
 
     def __len__(self) -> int:
         """Entries along the first axis."""
         return self.shape[0]
 
     def take(self, count: int) -> np.ndarray:
-        """The next entries, at most `count`: (<= count, *shape[1:]) of `dtype`, read-only; empty after the last.
+        """The next entries, at most `count`: (<= count, *shape[1:]) of `dtype`; empty after the last.
 
         Raises UserError where the file is cut off or damaged.
         """
         count = min(count, self._left)
         self._left -= count
-        size = count * int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        with _one_line(self.path):
-            data = self._stream.read(size)
-            if len(data) < size:
-                raise EOFError(f"'{self.key}' is cut off")
+        size = count * math.prod(self.shape[1:]) * self.dtype.itemsize
+        data = self._array.read(size, last=not self._left)
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
@@ -87,10 +86,27 @@ class ArrayReader:
         self.close()
 
 
-def keys(path: str | os.PathLike) -> list[str]:
+def keys(path: str | os.PathLike, known: Collection[str]) -> list[str]:
     """Names of the arrays in an npz file. Raises UserError as ArrayReader does."""
-    with _one_line(os.fspath(path)), zipfile.ZipFile(path) as archive:
-        return _names(archive)
+    archive, members = _open(os.fspath(path), known)
+    archive.close()
+    return list(members)
+
+
+def load(path: str | os.PathLike, wanted: Collection[str], known: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The `wanted` arrays of an npz file, numbers or text, each whole and writable.
+
+    `known` are further names that the file may hold. Raises UserError as ArrayReader does.
+    """
+    path = os.fspath(path)
+    archive, members = _open(path, {*wanted, *known})
+    arrays = {}
+    with archive:
+        for key in wanted:
+            array = _Array(path, archive, _find(path, key, members), _NUMBERS + _TEXT)
+            data = array.read(math.prod(array.shape) * array.dtype.itemsize, last=True)
+            arrays[key] = np.frombuffer(data, array.dtype).reshape(array.shape)
+    return arrays
 
 
 def write_array(
@@ -108,16 +124,65 @@ def write_array(
             stream.write(np.ascontiguousarray(block, dtype).tobytes())
 
 
-def _names(archive: zipfile.ZipFile) -> list[str]:
-    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+class _Array:
+    """One array of an open archive: `shape` and `dtype` of its header, against which all stated sizes are held."""
+
+    def __init__(self, path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, kinds: str):
+        self.path, self.key = path, member.filename.removesuffix(".npy")
+        with _one_line(path):
+            self._stream = cast(
+                zipfile.ZipExtFile, archive.open(member)
+            )  # compares the name that stands here with the one in the list
+            if npy.read_magic(self._stream) != (1, 0):  # the later ones are for headers that no plain array has
+                raise ValueError(f"'{self.key}' has another npy version than 1.0")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # headers that numpy would mend
+                self.shape, fortran, self.dtype = npy.read_array_header_1_0(self._stream)
+            if fortran or self.dtype.kind not in kinds:
+                wrong = f"'{self.key}' is no array of numbers in C order"
+                raise UserError(f"{path}: {wrong}; save it with np.ascontiguousarray")
+            if any(type(length) is not int or length < 0 for length in self.shape):
+                raise ValueError(f"'{self.key}' has the shape {self.shape}")
+            size, packed = member.file_size, member.compress_size
+            wanted = self._stream.tell() + math.prod(self.shape) * self.dtype.itemsize
+            if size != wanted:
+                raise ValueError(f"'{self.key}' of shape {self.shape} takes {wanted:,} bytes, but has {size:,}")
+            stored, deflated = member.compress_type == zipfile.ZIP_STORED, member.compress_type == zipfile.ZIP_DEFLATED
+            if (stored and size != packed) or (deflated and size > _DEFLATE_RATIO * packed):
+                raise ValueError(f"'{self.key}' cannot have {size:,} bytes: {packed:,} are stored")
+        self._most = size if stored or deflated else _PIECE
+
+    def read(self, size: int, last: bool) -> bytearray:
+        """The next `size` bytes. The `last` ones must end the array, whose checksum zipfile then looks at."""
+        data = bytearray()
+        with _one_line(self.path):
+            while piece := self._stream.read1(min(size - len(data), self._most)):
+                data += piece
+            if len(data) < size:
+                raise EOFError(f"'{self.key}' is cut off")
+            if last and self._stream.read(1):
+                raise ValueError(f"'{self.key}' goes on behind its end")
+        return data
 
 
-@contextmanager
+def _open(path: str, known: Collection[str]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """The archive, and its members by the names of their arrays, which are known ones."""
+    with _one_line(path):
+        archive = open_archive(path)
+    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    unknown = [member.filename for key, member in members.items() if key not in known or key == member.filename]
+    if unknown:
+        archive.close()
+        names = f"unknown {', '.join(unknown)} in it, where only {', '.join(known)} may be"
+        raise UserError(f"{path}: {names}; name another file, or copy this one again")
+    return archive, members
+
+
+def _find(path: str, key: str, members: dict[str, zipfile.ZipInfo]) -> zipfile.ZipInfo:
+    if key not in members:
+        raise UserError(f"{path}: no array '{key}' in it; it has {', '.join(members) or 'none'}")
+    return members[key]
+
+
 def _one_line(path: str):
-    """Turns every way in which an npz file can be absent, foreign, cut off or damaged into a UserError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: not a whole npz file ({error}); make or copy it again") from None
+    return readable(path, "npz file", "make or copy it again")

@@ -147,7 +147,8 @@ def test_a_bad_value_is_named(tmp_path, index, value, message):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        (dict(tiles=make_tiles(2)), "neither 'training_set' nor 'test_set' in it; it has tiles"),
+        (dict(tiles=make_tiles(2)), "unknown tiles.npy in it, where only training_set, test_set"),
+        (dict(test_masks=make_tiles(2)[:, 1]), "neither 'training_set' nor 'test_set' in it; it has test_masks"),
         (dict(training_set=make_tiles(2)[:, :, :32]), r"'training_set' has shape \(2, 2, 32, 128\); it must be \(N, 2"),
         (dict(test_set=make_tiles(2)), r"'test_set' has shape \(2, 2, 64, 128\); it must be \(N, 64, 128\)"),
         (dict(training_set=make_tiles(2)[:0]), "no tile in it"),
