@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.files import replacing, sha256
+from lib.files import atomic_path, replacing, sha256
 from lib.kaggle.client import Kaggle
 from lib.kaggle.kernel import Job, Kernel, add_job_options
 from lib.runs import VALIDATION, Run, fold_folder
@@ -232,11 +232,8 @@ def place(kernel: Kernel, output: Path, runs: Path) -> None:
         if different := run.config.differences(kernel.job.config):
             raise UserError(f"{kernel.name}: its run has another {', '.join(different)} than was asked")
         check_place(kernel.job, runs, run.split.digest)
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.move(source, partial)  # perhaps from another disk, so not at once
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        with atomic_path(target) as own:
+            shutil.move(source, own)  # perhaps from another disk, so not at once
 
 
 def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:

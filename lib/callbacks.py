@@ -13,7 +13,7 @@ import pandas as pd
 
 from lib import runs
 from lib.console import Console, UserError
-from lib.files import replacing
+from lib.files import atomic_path, replacing
 from lib.metrics import Scores, confusion_matrix, scores
 from lib.predict import BATCH, labels, predict_probabilities, probability_model
 from lib.task import CLASSES
@@ -206,15 +206,10 @@ class Checkpoint(keras.callbacks.Callback):
         needed = 4 * self.model.count_params() + HDF5_OVERHEAD * (len(self.model.weights) + 16)
         if shutil.disk_usage(self.folder).free < needed:
             raise UserError(f"{path}: {needed / 1e6:.1f} MB do not fit on the disk; make room, then add --resume")
-        partial = path.with_name("partial." + path.name)  # Keras wants the name to end in .weights.h5
         # A model without optimizer: with it the file would be three times as large
         bare = keras.Model(self.model.inputs, self.model.outputs)
-        try:
-            bare.save_weights(partial, overwrite=True)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with atomic_path(path) as own:
+            bare.save_weights(own)
 
 
 def _variables(model) -> list:

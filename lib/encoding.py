@@ -97,8 +97,6 @@ def write(
         UserError: a label outside 1..4 (0..4), no tiles, or a `path` that is a folder or a device.
         OSError: the file cannot be written. Either way `path` stays as it was.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{path}: is no regular file; name a file to write")
     lowest = 0 if allow_background else 1
     tiles = 0
     with _sink(path, zipped) as stream:
