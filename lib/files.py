@@ -70,7 +70,9 @@ def naming(path: str | os.PathLike, beside: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is None or beside in str(error.filename):
-            if error.errno is not None and error.errno in errno.errorcode:  # HDF5's own text, too, names the partial file
+            if (
+                error.errno is not None and error.errno in errno.errorcode
+            ):  # HDF5's own text, too, names the partial file
                 raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
             error.filename = os.fspath(path)
         raise
