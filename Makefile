@@ -22,7 +22,7 @@ demo: .venv/installed
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
