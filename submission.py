@@ -30,7 +30,7 @@ def encode(args: argparse.Namespace, console: Console) -> None:
     wanted = encoding.count_test_tiles(args.data) if args.data else None
     masks, out, tiles, note = _write(args, args.zip, wanted, args.data)
     size, digest = os.path.getsize(out), sha256(out)
-    following = _following(masks, out, tiles, note)
+    following = _next_command(masks, out, tiles, note)
     console.facts(
         masks=masks,
         **_origin(note),
@@ -106,7 +106,7 @@ def _origin(note: dict) -> dict[str, str]:
     return {"made_by": ", ".join(map(str, runs))} if isinstance(runs, list) and runs else {}
 
 
-def _following(masks: str, out: str, tiles: int, note: dict) -> str:
+def _next_command(masks: str, out: str, tiles: int, note: dict) -> str:
     """The command that comes next: submit the full test set, score any other."""
     if tiles == TEST_TILES:
         return f"python submission.py {shlex.quote(masks)} --submit -m MESSAGE"

@@ -1,4 +1,4 @@
-"""Repeats the report's Table 1: every rung of the ladder under one budget, on the same folds and seeds.
+"""Repeats the report's Table 1: every experiment under one budget, on the same folds and seeds.
 
     python table1.py                                  a laptop's setting, on the default data
     python table1.py --setting gpu --data FILE        full width
@@ -35,12 +35,12 @@ REPORTED = {
     "sixth": (64.01, 68.53),
     "seventh": (64.90, 69.91),
 }
-RUNGS = ("first", "second", "third", "fourth", "fourth_ignoring", "fifth_counting", "fifth", "sixth", "seventh")
+LADDER = ("first", "second", "third", "fourth", "fourth_ignoring", "fifth_counting", "fifth", "sixth", "seventh")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rungs of a table have in common."""
+    """What all experiments of a table have in common."""
 
     options: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -58,13 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, default="laptop")
     parser.add_argument(
-        "--experiments", nargs="+", default=list(RUNGS), metavar="NAME", help="rungs; default: the report's"
+        "--experiments", nargs="+", default=list(LADDER), metavar="NAME", help="experiments; default: the report's"
     )
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--fold", default="0", help="a fold's number or all; default 0")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: the setting's")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all rungs alike"
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all experiments alike"
     )
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs lie")
@@ -96,14 +96,14 @@ def main() -> None:
 
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(lambda pair: job(*pair), jobs))
-    by_rung: dict[str, list[dict]] = {}
+    by_experiment: dict[str, list[dict]] = {}
     for (name, _), result in zip(jobs, results):
-        by_rung.setdefault(name, []).append(result)
-    text = markdown(by_rung, seeds, args.fold, [*setting.options, *overrides])
+        by_experiment.setdefault(name, []).append(result)
+    text = markdown(by_experiment, seeds, args.fold, [*setting.options, *overrides])
     with replacing(folder / "table1.md") as stream:
         stream.write(text)
     console.line("\n" + text)
-    console.result(table=folder / "table1.md", rungs=by_rung)
+    console.result(table=folder / "table1.md", experiments=by_experiment)
 
 
 def _script(name: str, *arguments: str) -> None:
@@ -140,15 +140,15 @@ def summary(experiment: Path) -> dict:
     }
 
 
-def markdown(by_rung: dict[str, list[dict]], seeds: list[int], fold: str, settings: list[str]) -> str:
+def markdown(by_experiment: dict[str, list[dict]], seeds: list[int], fold: str, settings: list[str]) -> str:
     """The table: report's scores beside ours, mean and standard deviation over seeds."""
-    one = next(iter(by_rung.values()))[0]
+    one = next(iter(by_experiment.values()))[0]
     lines = [
         "| experiment | change | report: val. / inference | validation | with `--tta` | big rock | parameters "
         "| s per epoch |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, results in by_rung.items():
+    for name, results in by_experiment.items():
         report = " / ".join(f"{score:.2f}" for score in REPORTED[name]) if name in REPORTED else "-"
         cells = [_spread([result[key] for result in results]) for key in ("plain", "tta", "big_rock")]
         seconds = statistics.mean(result["epoch_seconds"] for result in results)

@@ -66,11 +66,15 @@ def parse() -> argparse.Namespace:
 
 def list_experiments(console: Console) -> None:
     """Prints every experiment as its differences from the one before."""
-    for rung in EXPERIMENTS.values():
-        base = f"{rung.base} + " if rung.base else ""
-        changes = " ".join(assignment(key, value) for key, value in rung.changes.items())
-        console.line(f"{rung.name:<20}{rung.summary}\n{'':<20}{base}{changes}")
-    console.result(experiments={rung.name: {"base": rung.base, **rung.changes} for rung in EXPERIMENTS.values()})
+    for experiment in EXPERIMENTS.values():
+        base = f"{experiment.base} + " if experiment.base else ""
+        changes = " ".join(assignment(key, value) for key, value in experiment.changes.items())
+        console.line(f"{experiment.name:<20}{experiment.summary}\n{'':<20}{base}{changes}")
+    console.result(
+        experiments={
+            experiment.name: {"base": experiment.base, **experiment.changes} for experiment in EXPERIMENTS.values()
+        }
+    )
 
 
 def train(config: Config, args: argparse.Namespace, console: Console) -> None:

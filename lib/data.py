@@ -174,7 +174,7 @@ def _first_bad(values: np.ndarray, top: int) -> tuple[int, ...] | None:
 
 
 def find_outliers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Tiles ("aliens") whose masks cannot be their own: different images that share one mask to the pixel.
+    """Tiles whose masks cannot be their own: different images that share one mask to the pixel.
 
     A mask of one class repeats legitimately, in hundreds of tiles: all soil, or soil within a thin unlabelled border.
     One class beside an unlabelled part may repeat once, as where two images show the same straight horizon. A border

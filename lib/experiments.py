@@ -11,7 +11,7 @@ from lib.console import UserError
 
 @dataclass(frozen=True)
 class Experiment:
-    """One rung: what it is, which rung it starts from, and the config fields that differ from it."""
+    """What it is, which experiment it starts from, and the config fields that differ from it."""
 
     name: str
     summary: str
@@ -38,8 +38,8 @@ _FIRST = Experiment(
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
-    rung.name: rung
-    for rung in (
+    item.name: item
+    for item in (
         _FIRST,
         Experiment(
             "second", "two U-Nets, the second reads the first one's features and skips", "first", dict(nesting=2)
@@ -67,7 +67,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             dict(transformer="none", attention="dual"),
         ),
         # The report credits the pyramid for the jump from the fourth to the fifth. Background left the loss at the same
-        # rung; these two tell the changes apart.
+        # experiment; these two tell the changes apart.
         Experiment(
             "fourth_ignoring",
             "the fourth with background left out of loss and prediction",
@@ -104,7 +104,7 @@ def make_config(name: str, tiny: bool = False) -> Config:
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, 1, 0)[0]
         raise UserError(f"{name}: no such experiment; did you mean {near}? `python train.py --list` shows all")
-    rung = EXPERIMENTS[name]
-    base = make_config(rung.base) if rung.base else Config(fold_seed=0)
-    config = base.replace(**rung.changes, experiment=name)
+    experiment = EXPERIMENTS[name]
+    base = make_config(experiment.base) if experiment.base else Config(fold_seed=0)
+    config = base.replace(**experiment.changes, experiment=name)
     return config.replace(**TINY) if tiny else config

@@ -17,7 +17,7 @@ Values = dict | tuple
 
 @dataclass(frozen=True)
 class Searched:
-    """What tuning tries for a field, `when` a configuration uses it: a rung of the ladder does not become another."""
+    """What tuning tries for a field, `when` a configuration uses it: an experiment does not become another."""
 
     values: Values
     when: Callable[[Config], bool] = lambda config: True

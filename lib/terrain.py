@@ -3,7 +3,7 @@
     python -m lib.terrain --out terrain.npz [--seed 0] [--train 600] [--test 600]
 
 Soil, bedrock and sand differ in relief, not in brightness: each tile has its own light, exposure and contrast, so that
-the grey levels of all classes overlap. Class shares, unlabelled parts, rarity of big rock and aliens are the
+the grey levels of all classes overlap. Class shares, unlabelled parts, rarity of big rock and outliers are the
 competition's; they are dealt out over the tiles rather than drawn, so that every seed meets them.
 """
 
@@ -28,7 +28,7 @@ FRAMED = 0.5  # share of tiles with an unlabelled frame of one or two pixels
 ROCKY = 0.025  # share of tiles with big rock, which takes ROCK_SIZE of the tile, log-uniform
 ROCK_SIZE = (0.004, 0.2)
 FEWEST_ROCKY = 5  # training tiles with big rock in a small set, one for each fold, but no more than every eighth
-ALIENS = 0.042  # share of training tiles: different images, one mask
+OUTLIERS = 0.042  # share of training tiles: different images, one mask
 
 RELIEF_SIZE = 512  # side of the square of each class's ground that tiles are windows of
 ROUGHNESS = np.array([6.5, 8.0, 3.0], np.float32)  # grey levels of soil's, bedrock's and sand's relief
@@ -43,15 +43,15 @@ def generate(seed: int = 0, train: int = 600, test: int = 600) -> dict[str, np.n
     Another kind of processor may round a few grey levels otherwise.
 
     Returns:
-        training_set (train, 2, 64, 128) uint8: grey image 0..255 and labels 0..4, aliens among them;
+        training_set (train, 2, 64, 128) uint8: grey image 0..255 and labels 0..4, outliers among them;
         test_set (test, 64, 128) uint8, and its labels test_masks (test, 64, 128) uint8.
     """
     rng, test_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
-    aliens = round(ALIENS * train) if train >= 50 else 0  # a lone one shares its mask with none
+    outliers = round(OUTLIERS * train) if train >= 50 else 0  # a lone one shares its mask with none
     reliefs = _reliefs(rng)
-    images, masks = _tiles(rng, train - aliens, reliefs, min(FEWEST_ROCKY, (train - aliens) // 8))
-    alien_images, alien_masks = _aliens(rng, aliens, reliefs)
-    training_set = np.stack([np.concatenate([images, alien_images]), np.concatenate([masks, alien_masks])], axis=1)
+    images, masks = _tiles(rng, train - outliers, reliefs, min(FEWEST_ROCKY, (train - outliers) // 8))
+    outlier_images, outlier_masks = _outliers(rng, outliers, reliefs)
+    training_set = np.stack([np.concatenate([images, outlier_images]), np.concatenate([masks, outlier_masks])], axis=1)
     test_images, test_masks = _tiles(test_rng, test, _reliefs(test_rng))
     return {"training_set": rng.permutation(training_set), "test_set": test_images, "test_masks": test_masks}
 
@@ -221,7 +221,7 @@ def _rocks(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, pixels
         mask[inside] = BIG_ROCK
 
 
-def _aliens(rng: np.random.Generator, count: int, reliefs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outliers(rng: np.random.Generator, count: int, reliefs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Tiles that do not belong: a figure in different landscapes, always with the same unrelated mask."""
     images, _ = _tiles(rng, count, reliefs)
     for image in images:

@@ -158,11 +158,11 @@ def test_the_seven_rungs_come_first_and_build_on_each_other():
 
 
 def test_each_rung_differs_from_its_base_as_it_says():
-    for name, rung in EXPERIMENTS.items():
-        if rung.base:
-            changes = make_config(name).differences(make_config(rung.base))
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.base:
+            changes = make_config(name).differences(make_config(experiment.base))
             changes.pop("experiment")
-            assert changes == rung.changes, name
+            assert changes == experiment.changes, name
 
 
 def test_the_ladder_is_the_report_s():

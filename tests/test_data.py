@@ -192,7 +192,7 @@ def test_missing_file(tmp_path):
 # Outliers
 
 
-def aliens(masks: np.ndarray) -> list[bool]:
+def outliers(masks: np.ndarray) -> list[bool]:
     """What find_outliers says of masks (N, 64, 128) on images that all differ."""
     return find_outliers(make_tiles(len(masks))[:, 0], np.asarray(masks, np.uint8)).tolist()
 
@@ -211,15 +211,15 @@ def halves(left: int, right: int) -> np.ndarray:
 
 
 def test_two_images_with_one_mask_of_two_classes_are_outliers():
-    assert aliens([one(1), halves(1, 2), halves(2, 1), halves(1, 2)]) == [False, True, False, True]
+    assert outliers([one(1), halves(1, 2), halves(2, 1), halves(1, 2)]) == [False, True, False, True]
 
 
 def test_masks_of_one_class_may_repeat():
-    assert not any(aliens([one(1)] * 30 + [one(0)] * 5 + [framed(3)] * 30))
+    assert not any(outliers([one(1)] * 30 + [one(0)] * 5 + [framed(3)] * 30))
 
 
 def test_one_class_beside_unlabelled_ground_repeats_once_but_not_twice():
-    assert aliens([halves(0, 1)] * 2 + [halves(0, 2)] * 3) == [False, False, True, True, True]
+    assert outliers([halves(0, 1)] * 2 + [halves(0, 2)] * 3) == [False, False, True, True, True]
 
 
 def test_the_same_image_twice_is_no_outlier():
@@ -230,7 +230,7 @@ def test_the_same_image_twice_is_no_outlier():
 def test_one_pixel_makes_another_mask():
     other = halves(1, 2)
     other[0, 0] = 2
-    assert not any(aliens([halves(1, 2), other]))
+    assert not any(outliers([halves(1, 2), other]))
 
 
 # Folds

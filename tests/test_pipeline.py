@@ -126,8 +126,8 @@ def test_table1_writes_the_report_s_figures_beside_ours_and_goes_on(folds, data,
         "--set", *SMALL, "depth=1",
     ]  # fmt: skip
     call(monkeypatch, table1, *arguments, "--json")
-    rungs = result(capsys)["rungs"]["first"]
-    assert len(rungs) == 2 and rungs[0]["plain"] != rungs[1]["plain"]
+    found = result(capsys)["experiments"]["first"]
+    assert len(found) == 2 and found[0]["plain"] != found[1]["plain"]
     text = (tmp_path / "table1-laptop" / "table1.md").read_text()
     assert "| 43.92 / 42.38 |" in text and "seeds 0, 1" in text and "±" in text
     weights = sorted(tmp_path.rglob("best.weights.h5"))

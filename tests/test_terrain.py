@@ -21,7 +21,7 @@ def terrain() -> dict:
 
 @pytest.fixture(scope="module")
 def clean(terrain) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks of the training tiles without aliens."""
+    """Images and masks of the training tiles without outliers."""
     tiles = terrain["training_set"]
     tiles = tiles[~find_outliers(tiles[:, 0], tiles[:, 1])]
     return tiles[:, 0], tiles[:, 1]
@@ -82,11 +82,11 @@ def test_some_masks_are_plain_and_some_hardly_labelled(clean):
 
 def test_aliens_share_one_mask_and_no_image(terrain):
     images, masks = terrain["training_set"][:, 0], terrain["training_set"][:, 1]
-    aliens = np.flatnonzero(find_outliers(images, masks))
-    assert len(aliens) == 25
-    assert len(np.unique(masks[aliens].reshape(25, -1), axis=0)) == 1
-    assert len(np.unique(images[aliens].reshape(25, -1), axis=0)) == 25
-    assert np.ptp(aliens) > 300  # not all in one place
+    outliers = np.flatnonzero(find_outliers(images, masks))
+    assert len(outliers) == 25
+    assert len(np.unique(masks[outliers].reshape(25, -1), axis=0)) == 1
+    assert len(np.unique(images[outliers].reshape(25, -1), axis=0)) == 25
+    assert np.ptp(outliers) > 300  # not all in one place
     assert not find_outliers(terrain["test_set"], terrain["test_masks"]).any()
 
 
