@@ -93,7 +93,7 @@ def load(runs: list):
         key = run.config.replace(seed=0).hash()
         if key not in models:
             models[key] = run.build_model()
-        members.append((models[key], run.weights(models[key])))
+        members.append((models[key], run.weights(models[key]), run.folder))
     return Ensemble(members)
 
 

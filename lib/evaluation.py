@@ -106,7 +106,7 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Ev
             run.weights(model)
             for start in range(0, len(tiles), CHUNK):
                 part = slice(start, start + CHUNK)
-                chances = predict_probabilities(probabilities, dataset.images[tiles[part]])
+                chances = predict_probabilities(probabilities, dataset.images[tiles[part]], source=run.folder)
                 predictions[part], doubts[part] = labels(chances, background), uncertainty(chances, background)
                 bar.update(len(chances))
             confusions = [confusion_matrix(*pair) for pair in zip(dataset.masks[tiles], predictions)]

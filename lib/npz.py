@@ -60,7 +60,7 @@ class ArrayReader:
         return self.shape[0]
 
     def take(self, count: int) -> np.ndarray:
-        """The next entries, at most `count`: (<= count, *shape[1:]) of `dtype`; empty after the last.
+        """The next entries, at most `count`: (<= count, *shape[1:]) of `dtype`, read-only; empty after the last.
 
         Raises UserError where the file is cut off or damaged.
         """
@@ -94,7 +94,7 @@ def keys(path: str | os.PathLike, known: Collection[str]) -> list[str]:
 
 
 def load(path: str | os.PathLike, wanted: Collection[str], known: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """The `wanted` arrays of an npz file, numbers or text, each whole and writable.
+    """The `wanted` arrays of an npz file, numbers or text, each whole and read-only.
 
     `known` are further names that the file may hold. Raises UserError as ArrayReader does.
     """
@@ -152,17 +152,18 @@ class _Array:
                 raise ValueError(f"'{self.key}' cannot have {size:,} bytes: {packed:,} are stored")
         self._most = size if stored or deflated else _PIECE
 
-    def read(self, size: int, last: bool) -> bytearray:
+    def read(self, size: int, last: bool) -> bytes:
         """The next `size` bytes. The `last` ones must end the array, whose checksum zipfile then looks at."""
-        data = bytearray()
+        pieces, missing = [], size
         with _one_line(self.path):
-            while piece := self._stream.read1(min(size - len(data), self._most)):
-                data += piece
-            if len(data) < size:
+            while piece := self._stream.read1(min(missing, self._most)):
+                pieces.append(piece)
+                missing -= len(piece)
+            if missing:
                 raise EOFError(f"'{self.key}' is cut off")
             if last and self._stream.read(1):
                 raise ValueError(f"'{self.key}' goes on behind its end")
-        return data
+        return b"".join(pieces)  # which copies nothing where there is one
 
 
 def _open(path: str, known: Collection[str]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,19 +22,22 @@ def probability_model(model):
     return keras.Model(model.input, keras.layers.Softmax(dtype="float32")(model.output))
 
 
-def predict_probabilities(model, tiles: np.ndarray, views: Sequence[str] = PLAIN) -> np.ndarray:
+def predict_probabilities(
+    model, tiles: np.ndarray, views: Sequence[str] = PLAIN, source: object = "the network"
+) -> np.ndarray:
     """Class probabilities of tiles, averaged over views.
 
     Args:
         model: a `probability_model`.
         tiles: (N, H, W) uint8.
         views: names from lib.views' table; each pixel is averaged over the views that really saw it.
+        source: what messages call the network: its run's folder.
 
     Returns:
         (N, H, W, 5) float32.
 
     Raises:
-        UserError: when a view cannot be read, or a pixel is seen by no view.
+        UserError: when a view cannot be read, a pixel is seen by no view, or the network answers NaN.
     """
     total = np.zeros((*tiles.shape, len(CLASSES)), np.float32)
     votes = np.zeros(tiles.shape[1:], np.float32)
@@ -46,6 +50,8 @@ def predict_probabilities(model, tiles: np.ndarray, views: Sequence[str] = PLAIN
     if not votes.all():
         raise UserError(f"views={','.join(views)}: some pixels are seen by no view; add identity")
     total /= votes[..., None]
+    if not np.isfinite(total).all():  # which would make every pixel of an ensemble the first class
+        raise UserError(f"{source}: answers NaN; leave it out, or train it again with a lower learning_rate")
     return total
 
 
@@ -63,13 +69,13 @@ class Ensemble:
     memory grows with the members' weights and not with the number of tiles.
 
     Args:
-        members: (keras.Model, weights as its `get_weights` gives them) for each network; members of one architecture
-            share the model.
+        members: (keras.Model, weights as its `get_weights` gives them, the folder of its run) for each network; members
+            of one architecture share the model.
     """
 
-    def __init__(self, members: Sequence[tuple[object, list[np.ndarray]]]):
+    def __init__(self, members: Sequence[tuple[Any, list[np.ndarray], object]]):
         self._members = list(members)
-        self._probabilities = {id(model): probability_model(model) for model, _ in self._members}
+        self._probabilities = {id(model): probability_model(model) for model, *_ in self._members}
         self._loaded: dict[int, int] = {}  # which member's weights a model holds
 
     def __len__(self) -> int:
@@ -78,16 +84,19 @@ class Ensemble:
     def predict(
         self, tiles: np.ndarray, views: Sequence[str] = PLAIN, members: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Mean probabilities (N, H, W, 5) float32 of `tiles` (N, H, W) uint8 by `members` (all unless given)."""
+        """Mean probabilities (N, H, W, 5) float32 of `tiles` (N, H, W) uint8 by `members` (all unless given).
+
+        Raises UserError as `predict_probabilities` does, naming the member.
+        """
         chosen = range(len(self)) if members is None else members
         return sum(self._member(number, tiles, views) for number in chosen) / np.float32(len(chosen))
 
     def _member(self, number: int, tiles: np.ndarray, views: Sequence[str]) -> np.ndarray:
-        model, weights = self._members[number]
+        model, weights, source = self._members[number]
         if self._loaded.get(id(model)) != number:
             model.set_weights(weights)
             self._loaded[id(model)] = number
-        return predict_probabilities(self._probabilities[id(model)], tiles, views)
+        return predict_probabilities(self._probabilities[id(model)], tiles, views, source)
 
 
 def labels(probabilities: np.ndarray, background: bool = False) -> np.ndarray:
