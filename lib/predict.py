@@ -89,7 +89,8 @@ class Ensemble:
         Raises UserError as `predict_probabilities` does, naming the member.
         """
         chosen = range(len(self)) if members is None else members
-        return sum(self._member(number, tiles, views) for number in chosen) / np.float32(len(chosen))
+        total = sum(self._member(number, tiles, views) for number in chosen)
+        return np.asarray(total / np.float32(len(chosen)))
 
     def _member(self, number: int, tiles: np.ndarray, views: Sequence[str]) -> np.ndarray:
         model, weights, source = self._members[number]
