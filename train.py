@@ -18,6 +18,7 @@ from lib import data
 from lib.config import Config, assignment
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
+from lib.groups import FOLDS_BY
 from lib.metrics import percent
 from lib.runs import Split, fold_folder, prepare
 
@@ -84,8 +85,9 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
     console.facts(
         experiment=f"{config.experiment} ({config.hash()})",
         data=f"{dataset.source}: {(~dataset.outliers).sum()} tiles, {dataset.outliers.sum()} outliers removed",
+        folds=f"{config.folds}, stratified; {FOLDS_BY[config.folds_by]}",
     )
-    splits = [Split.of(dataset, config, fold) for fold in folds]
+    splits = Split.each(dataset, config, folds)
     runs = [prepare(fold_folder(args.runs, config.experiment, s.fold), config, s, args.resume) for s in splits]
     results = []
     for run in runs:

@@ -59,7 +59,7 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
     space = search.search_space({text.partition("=")[0] for text in args.set})
     if not space:
         raise UserError("--set: leaves no field to search; set fewer")
-    dataset = data.load(args.data, test=False)
+    dataset = data.load(args.data, test=config.folds_by == "group")  # test tiles link labelled ones
     split = Split.of(dataset, config, args.fold)
     name = args.study or f"{config.experiment}-study"
     folder = args.runs / name

@@ -76,6 +76,10 @@ class Config(Record):
         default_factory=lambda earlier: earlier.get("seed", 0),
         description="seeds the folds; apart from `seed`, so that other weights are validated on the same tiles",
     )
+    folds_by: Literal["tile", "group"] = Field(
+        "tile",
+        description="what a fold keeps whole: a tile, or a group of tiles that show neighbouring or the same ground",
+    )
     shift_down: int = Field(32, ge=0, lt=HEIGHT, description="largest random shift along the height, in pixels")
     shift_across: int = Field(64, ge=0, lt=WIDTH, description="largest random shift along the width, in pixels")
     flip: Share = Field(0.0, description="chance of a left-right flip")

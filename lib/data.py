@@ -213,16 +213,19 @@ def strata(masks: np.ndarray) -> np.ndarray:
     return ((rock > 0).astype(int) + (rock > MUCH_ROCK)) * len(CLASSES) + dominant
 
 
-def stratified_folds(masks: np.ndarray, outliers: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def stratified_folds(
+    masks: np.ndarray, outliers: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
     """(N,) int: the fold whose validation part holds the tile; -1 for outliers.
 
     Strata are tiles with much, some and no big rock times the dominant class. Rock tiles too few for the folds join
     those with less rock, and then a stratum too small for them the largest with as much rock. Two rock tiles in a
-    validation fold make its score noise.
+    validation fold make its score noise. Where `groups` (N,) int are given, tiles of one group share a fold; strata
+    are then balanced as well as whole groups allow.
 
-    Raises UserError when there are fewer clean tiles than folds.
+    Raises UserError when there are fewer clean tiles, or groups of them, than folds.
     """
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     clean = np.flatnonzero(~outliers)
     if len(clean) < folds:
@@ -240,7 +243,10 @@ def stratified_folds(masks: np.ndarray, outliers: np.ndarray, folds: int, seed: 
     names, counts = np.unique(labels, return_counts=True)
     labels[np.isin(labels, names[counts < folds])] = names[counts.argmax()]
     result = np.full(len(masks), -1)
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for number, (_, validation) in enumerate(splitter.split(labels, labels)):
+    if groups is not None and (count := len(np.unique(groups[clean]))) < folds:
+        raise UserError(f"folds={folds}: only {count} groups of tiles; set fewer folds, or folds_by=tile")
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    for number, (_, validation) in enumerate(splitter.split(labels, labels, None if groups is None else groups[clean])):
         result[clean[validation]] = number
     return result

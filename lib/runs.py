@@ -12,8 +12,9 @@ import numpy as np
 
 from lib.config import Config
 from lib.console import UserError
-from lib.data import stratified_folds
+from lib.data import Dataset, stratified_folds
 from lib.files import replacing
+from lib.groups import find_groups
 
 CONFIG, SPLIT, WEIGHTS, STATE = "config.json", "split.json", "best.weights.h5", "state.npz"
 HISTORY, METRICS, ENVIRONMENT = "history.csv", "metrics.json", "environment.json"
@@ -34,15 +35,31 @@ class Split:
     validation: np.ndarray
 
     @classmethod
-    def of(cls, dataset, config: Config, fold: int | None) -> Split:
-        """The split of a lib.data.Dataset. Raises UserError for a fold that does not exist."""
-        if fold is None:
-            return cls(dataset.source, dataset.digest, None, np.flatnonzero(~dataset.outliers), np.array([], np.int64))
-        if not 0 <= fold < config.folds:
-            raise UserError(f"--fold {fold}: there are folds 0 to {config.folds - 1}, all and none")
-        folds = stratified_folds(dataset.masks, dataset.outliers, config.folds, config.fold_seed)
-        train, validation = np.flatnonzero((folds != fold) & (folds >= 0)), np.flatnonzero(folds == fold)
-        return cls(dataset.source, dataset.digest, fold, train, validation)
+    def of(cls, dataset: Dataset, config: Config, fold: int | None) -> Split:
+        """The split of one fold; None: every tile. Raises UserError for a fold that does not exist."""
+        return cls.each(dataset, config, [fold])[0]
+
+    @classmethod
+    def each(cls, dataset: Dataset, config: Config, chosen: Sequence[int | None]) -> list[Split]:
+        """The splits of several folds; groups of tiles, where folds_by asks for them, are looked for once.
+
+        Raises UserError for a fold that does not exist.
+        """
+        for fold in chosen:
+            if fold is not None and not 0 <= fold < config.folds:
+                raise UserError(f"--fold {fold}: there are folds 0 to {config.folds - 1}, all and none")
+        folds = np.zeros(0, np.int64)  # not needed to train on every tile
+        if any(fold is not None for fold in chosen):
+            groups = find_groups(dataset.images, dataset.test) if config.folds_by == "group" else None
+            folds = stratified_folds(dataset.masks, dataset.outliers, config.folds, config.fold_seed, groups)
+        everything = np.flatnonzero(~dataset.outliers), np.array([], np.int64)
+        parts = [
+            everything
+            if fold is None
+            else (np.flatnonzero((folds != fold) & (folds >= 0)), np.flatnonzero(folds == fold))
+            for fold in chosen
+        ]
+        return [cls(dataset.source, dataset.digest, fold, *part) for fold, part in zip(chosen, parts)]
 
     def to_json(self) -> str:
         """Readable JSON."""
