@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check table1
+.PHONY: demo test check mutants table1
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -31,3 +31,6 @@ check: .venv/installed-dev
 
 table1: .venv/installed
 	$(BIN)/python table1.py --setting $(or $(SETTING),laptop) $(if $(DATA),--data $(DATA))
+
+mutants: .venv/installed-dev
+	$(BIN)/python -m bench.mutants

@@ -15,7 +15,7 @@ from lib.data import Dataset
 from lib.metrics import scores
 from lib.models import build_model
 from lib.runs import Split
-from lib.training import train_fold
+from lib.training import constant_score, train_fold
 
 QUIET = Console(quiet=True)
 SIZE = (16, 32)  # small tiles are quick to train on
@@ -298,3 +298,8 @@ def test_the_score_is_of_every_validation_tile():
         answer = images if background else np.maximum(images, 1)
         expected = [[int(((masks == t) & (answer == a)).sum()) if t else 0 for a in range(5)] for t in range(5)]
         assert Validation(model, images, masks, background).scores()["confusion"] == expected
+
+
+def test_the_constant_answer_is_the_training_fold_s_commonest_class():
+    training, validation = np.array([0, 0, 0, 2, 2, 1]), np.array([1, 1, 2, 0])
+    assert constant_score(training, validation) == pytest.approx((1 / 3 + 0) / 2)  # bedrock 1 of 3, soil none

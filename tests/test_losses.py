@@ -100,3 +100,25 @@ def test_a_class_without_pixels_weighs_one():
 def test_given_class_weights():
     assert class_weights(Config(class_weights="given", given_weights=(0.0, 1.0, 1.0, 1.0, 7.0)), TRUTH)[4] == 7
     assert class_weights(Config(), TRUTH) == (1.0,) * 5
+
+
+def test_dice_leaves_out_a_class_that_does_not_occur():
+    without_sand = np.where(TRUTH == 3, 1, TRUTH)
+    losses = []
+    for label in (1, 2, 4):
+        true, answer = (label == without_sand), CHANCES[..., label] * LABELLED
+        losses.append(1 - 2 * (true * answer).sum() / (true.sum() + answer.sum()))
+    assert float(SegmentationLoss(0, dice=1)(without_sand, LOGITS)) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_dice_counts_its_classes_as_they_weigh():
+    alone = [dice([label], LABELLED) for label in (1, 2, 3, 4)]
+    expected = np.average(alone, weights=(1, 2, 3, 10))
+    assert value(cross_entropy=0, dice=1, class_weights=(7.0, 1.0, 2.0, 3.0, 10.0)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_class_weights_are_relative_to_the_commonest_class_that_counts():
+    masks = np.repeat([0, 1, 2], [90, 30, 10])
+    ignored = Config(class_weights="inverse")
+    assert class_weights(ignored, masks)[:3] == (1.0, 1.0, 3.0)
+    assert class_weights(ignored.replace(ignore_background=False), masks)[:3] == (1.0, 3.0, 9.0)

@@ -223,6 +223,22 @@ def test_every_branch_of_the_pyramid_acts_at_its_own_rate():
     assert [branch.layers[0].kernel_size for branch in block.branches] == [(1, 1), (3, 3), (3, 3)]
 
 
+def test_image_pooling_sees_every_pixel():
+    block = blocks.SpatialPyramid(8, (1,))
+    block(MAP)
+    kernel, *rest = block.merge.get_weights()
+    kernel[:, :, :-8] = 0  # image pooling alone
+    block.merge.set_weights([kernel, *rest])
+    shuffled = rng.permuted(MAP.reshape(2, 32, 16), axis=1).reshape(MAP.shape)
+    assert np.ptp(np.asarray(block(MAP)), axis=(1, 2)).max() < 1e-6
+    np.testing.assert_allclose(np.asarray(block(shuffled)), np.asarray(block(MAP)), atol=1e-5)
+
+
+def test_a_convolution_block_ends_in_relu():
+    result = np.asarray(blocks.ConvBlock(6)(MAP))
+    assert result.min() == 0 < result.max()
+
+
 def layer_norm(values):
     return (values - values.mean(-1, keepdims=True)) / np.sqrt(values.var(-1, keepdims=True) + 1e-6)
 
