@@ -71,8 +71,8 @@ class Tests:
     def __init__(self) -> None:
         self._running: set[subprocess.Popen] = set()
 
-    def run(self, folder: Path, ids: list[str], *options: str) -> tuple[int | None, str]:
-        """Exit code (None: time is up) and output of the tests `ids` of the project in `folder`."""
+    def run(self, folder: Path, ids: list[str], limit: int | None, *options: str) -> tuple[int | None, str]:
+        """Exit code (None: the `limit` of seconds is over) and output of the tests `ids` of the project in `folder`."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options]
         command += [f"--basetemp={folder}.tmp", *ids]
         process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Tests:
         )
         self._running.add(process)
         try:
-            output, _ = process.communicate(timeout=LIMIT)
+            output, _ = process.communicate(timeout=limit)
             return process.returncode, output
         except subprocess.TimeoutExpired:
             return None, ""
@@ -141,7 +141,7 @@ def judge(mutants: list[Mutant], root: Path, jobs: int, console: Console) -> lis
 
         def verdict(number: int) -> tuple[int, Verdict]:
             started = time.perf_counter()
-            code, output = tests.run(Path(folder) / str(number), list(mutants[number].tests))
+            code, output = tests.run(Path(folder) / str(number), list(mutants[number].tests), LIMIT)
             outcome = {PASSED: "survived", FAILED: "caught", None: "timed out"}.get(code, "not run")
             return number, Verdict(mutants[number], outcome, time.perf_counter() - started, output)
 
@@ -163,10 +163,10 @@ def judge(mutants: list[Mutant], root: Path, jobs: int, console: Console) -> lis
 
 def _check_clean(tests: Tests, clean: Path, mutants: list[Mutant], jobs: int) -> None:
     ids = sorted({test for mutant in mutants for test in mutant.tests})
-    code, output = tests.run(clean, ids, *(["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []))
+    code, output = tests.run(clean, ids, None, *(["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []))
     if code != PASSED:
         lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        raise UserError(f"the tests fail without any fault: {'; '.join(lines) or output[-500:] or 'no end of them'}")
+        raise UserError(f"the tests fail without any fault: {'; '.join(lines) or output[-500:]}")
 
 
 def main() -> int:

@@ -144,6 +144,23 @@ def test_without_a_fold_every_clean_tile_is_shown(given):
     assert sorted(images[:, 0, 0] % 40) == np.flatnonzero(~data.outliers).tolist()
 
 
+@pytest.mark.parametrize("fold", (0, 1, 2))
+def test_a_split_is_all_clean_tiles_each_once(fold):
+    data = numbered()
+    split = Split.of(data, PLAIN, fold)
+    assert sorted([*split.train, *split.validation]) == np.flatnonzero(~data.outliers).tolist()
+    assert len(split.validation) in (10, 11)
+
+
+def test_folds_follow_their_own_seed():
+    data = numbered()
+    first, same, other = (
+        Split.of(data, PLAIN.replace(seed=seed, fold_seed=folds), 0).validation.tolist()
+        for seed, folds in ((0, 0), (1, 0), (0, 1))
+    )
+    assert first == same != other
+
+
 def test_every_epoch_draws_anew(given):
     first, second = (images for images, _ in shown(given(numbered(), MOVED.replace(batch_size=1)), 2))
     assert (first[:, 0, 0] % 40).tolist() != (second[:, 0, 0] % 40).tolist()  # another order
