@@ -28,6 +28,8 @@ def open_archive(path: str | os.PathLike) -> zipfile.ZipFile:
             raise zipfile.BadZipFile(f"{stated} members are stated, but {len(names)} are listed")
         if len(set(names)) != len(names):
             raise zipfile.BadZipFile("a member is listed twice")
+        if any(archive.infolist()) and min(member.header_offset for member in archive.infolist()):
+            raise zipfile.BadZipFile("there is something before its first member")
     except BaseException:
         archive.close()
         raise

@@ -11,13 +11,13 @@ import json
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
 
+from lib.archive import open_archive, readable
 from lib.console import UserError
 from lib.data import ARRAYS
 from lib.files import replacing
@@ -94,9 +94,11 @@ def write(
         source: what messages call the masks.
 
     Raises:
-        UserError: a label outside 1..4 (0..4), no tiles, or a `path` that is a folder or a device.
+        UserError: a label outside 1..4 (0..4), no tiles, or a `path` that is a folder or a device, or is called other
+            than what it will be: zip files `.zip`.
         OSError: the file cannot be written. Either way `path` stays as it was.
     """
+    _check_name(path, zipped)
     lowest = 0 if allow_background else 1
     tiles = 0
     with _sink(path, zipped) as stream:
@@ -245,23 +247,35 @@ def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _source(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """The bytes of the CSV in a plain or zipped file, which pandas and Kaggle tell apart by its name."""
     try:
         with open(path, "rb") as stream:
             zipped = stream.read(4) == b"PK\3\4"
-            stream.seek(0)
             if not zipped:
+                _check_name(path, zipped)
+                stream.seek(0)
                 yield stream
                 return
-            with zipfile.ZipFile(stream) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".csv")]
-                if len(names) != 1:
-                    raise UserError(f"{path}: a zip file with {len(names)} CSV files in it; zip one submission")
-                with archive.open(names[0]) as member:
-                    yield member
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `python submission.py` writes it") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise UserError(f"{path}: not a whole zip file ({error}); write it again") from None
+    with readable(path, "zip file", "write it again"), open_archive(path) as archive:
+        names = archive.namelist()
+        if len(names) != 1 or not names[0].endswith(".csv"):
+            shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+            raise UserError(f"{path}: a zip file with {shown} in it; zip one CSV file and nothing else")
+        _check_name(path, zipped)
+        if archive.infolist()[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(
+                f"{path}: packed otherwise than by deflate, which not every reader can unpack; zip it again"
+            )
+        with archive.open(names[0]) as stream:
+            yield stream
+
+
+def _check_name(path: str | os.PathLike, zipped: bool) -> None:
+    if zipped != os.fspath(path).lower().endswith(".zip"):
+        wrong = "a zip file whose name does not end" if zipped else "a plain CSV whose name ends"
+        raise UserError(f"{path}: {wrong} in .zip, by which Kaggle goes; rename it")
 
 
 def _read_header(stream: IO[bytes], path: str | os.PathLike) -> bytes:

@@ -1,5 +1,6 @@
 """Submission files: the bytes, the checker, the score."""
 
+import gzip
 import tracemalloc
 import zipfile
 
@@ -180,8 +181,9 @@ def test_count_test_tiles_of_real_data(standin):
 @pytest.mark.parametrize("lowest", [0, 1])
 def test_read_gives_the_masks_back(tmp_path, masks, zipped, lowest):
     masks = np.maximum(masks - 1, lowest)
-    encoding.write(tmp_path / "a", [masks], zipped, allow_background=lowest == 0)
-    labels = np.concatenate(list(encoding.read(tmp_path / "a", allow_background=lowest == 0)))
+    path = tmp_path / ("a.csv.zip" if zipped else "a.csv")
+    encoding.write(path, [masks], zipped, allow_background=lowest == 0)
+    labels = np.concatenate(list(encoding.read(path, allow_background=lowest == 0)))
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, masks.reshape(TILES, -1))
 
@@ -269,7 +271,7 @@ def test_file_that_is_no_csv(tmp_path):
 
 def test_masks_file_is_no_submission(tmp_path, masks):
     np.savez(tmp_path / "masks.npz", masks=masks[:2])
-    with pytest.raises(UserError, match="a zip file with 0 CSV files"):
+    with pytest.raises(UserError, match="a zip file with masks.npy in it; zip one CSV file"):
         encoding.check(tmp_path / "masks.npz")
 
 
@@ -290,6 +292,112 @@ def test_damaged_zip(tmp_path, masks):
     path.write_bytes(content)
     with pytest.raises(UserError):
         encoding.check(path)
+
+
+def archive(path, members, packing=zipfile.ZIP_DEFLATED, **stated):
+    """A zip file of named members; `stated` is what its directory says of the first one instead of the truth."""
+    with zipfile.ZipFile(path, "w", packing) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+        for name, value in stated.items():
+            setattr(made.filelist[0], name, value)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"more.csv": ""}, "a zip file with submission.csv, more.csv in it; zip one CSV file and nothing else"),
+        ({"notes.txt": ""}, "submission.csv, notes.txt in it"),
+        ({"folder/": ""}, "submission.csv, folder/ in it"),
+        ({"__MACOSX/._submission.csv": ""}, "submission.csv, __MACOSX/"),
+    ],
+)
+def test_archives_of_more_than_the_csv(tmp_path, lines, others, message):
+    path = archive(tmp_path / "a.zip", {"submission.csv": "\n".join(lines[:4]), **others})
+    with pytest.raises(UserError, match="a.zip: .*" + message):
+        encoding.check(path)
+
+
+@pytest.mark.parametrize(
+    ("packing", "stated", "message"),
+    [
+        (zipfile.ZIP_BZIP2, {}, "packed otherwise than by deflate"),
+        (zipfile.ZIP_LZMA, {}, "packed otherwise than by deflate"),
+        (zipfile.ZIP_DEFLATED, dict(compress_type=97), "packed otherwise than by deflate"),
+        (zipfile.ZIP_DEFLATED, dict(flag_bits=1), "not a whole zip file .*encrypted"),
+        (zipfile.ZIP_DEFLATED, dict(CRC=0), "not a whole zip file .*CRC"),
+        (zipfile.ZIP_DEFLATED, dict(file_size=56_000), "not a whole zip file .*CRC"),  # the header and one line
+        (zipfile.ZIP_DEFLATED, dict(filename="other.csv"), "not a whole zip file .*differ"),
+    ],
+)
+def test_archives_that_not_every_reader_reads_alike(tmp_path, lines, packing, stated, message):
+    path = archive(tmp_path / "a.zip", {"submission.csv": "\n".join(lines[:4])}, packing, **stated)
+    with pytest.raises(UserError, match="a.zip: " + message):
+        encoding.check(path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [lambda content: content + b"x", lambda content: content * 2, lambda content: content[:200] + content],
+    ids=["behind", "doubled", "before"],
+)
+def test_archives_with_something_beside(tmp_path, masks, edit):
+    path = tmp_path / "a.zip"
+    encoding.write(path, [masks[:3]], zipped=True)
+    path.write_bytes(edit(path.read_bytes()))
+    with pytest.raises(UserError, match="a.zip: not a whole zip file"):
+        encoding.check(path)
+
+
+def test_archives_that_are_good(tmp_path, lines):
+    text = "\n".join(lines[:4])
+    assert encoding.check(archive(tmp_path / "a.zip", {"submission.csv": text}, zipfile.ZIP_STORED)) == 3
+    with zipfile.ZipFile(tmp_path / "A.CSV.ZIP", "w") as made, made.open("b.csv", "w", force_zip64=True) as member:
+        member.write(text.encode())
+    assert encoding.check(tmp_path / "A.CSV.ZIP") == 3
+
+
+def test_a_name_that_contradicts_the_content(tmp_path, masks):
+    encoding.write(tmp_path / "a.csv", [masks[:3]])
+    encoding.write(tmp_path / "b.zip", [masks[:3]], zipped=True)
+    (tmp_path / "a.csv").rename(tmp_path / "c.zip")
+    (tmp_path / "b.zip").rename(tmp_path / "d.csv")
+    with pytest.raises(UserError, match="c.zip: a plain CSV whose name ends in .zip"):
+        encoding.check(tmp_path / "c.zip")
+    with pytest.raises(UserError, match="d.csv: a zip file whose name does not end in .zip"):
+        encoding.check(tmp_path / "d.csv")
+    before = (tmp_path / "c.zip").read_bytes()
+    with pytest.raises(UserError, match="c.zip: a plain CSV whose name ends in .zip"):
+        encoding.write(tmp_path / "c.zip", [masks[:4]])
+    assert (tmp_path / "c.zip").read_bytes() == before
+
+
+def test_packed_otherwise(tmp_path, lines):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    with pytest.raises(UserError, match="a.csv.gz: line 1, column 1"):
+        encoding.check(tmp_path / "a.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text.replace(",", "\t"), r"line 1, column 1: 'id\\t0\\t1"),
+        (lambda text: text.replace(",", ";"), "line 1, column 1: 'id;0;1"),
+        (lambda text: text.replace("\n", "\r"), r"line 1, column 8193: '8191\\r0', wanted '8191'"),
+        (lambda text: text.replace("\n", " \n"), "line 1, column 8193: '8191 ', wanted '8191'"),
+        (lambda text: text.replace("\n", " \n").replace(" ", "", 1), r"line 2 \(id 0\), column '8191': '. ' is no"),
+        (lambda text: text.replace("id", '"id"'), "line 1, column 1: .*id.*, wanted 'id'"),
+        (lambda text: "\n" + text, "line 1, column 1: '', wanted 'id'"),
+        (lambda text: text.replace("\n", "\n\n", 1), "line 2: empty"),
+        (lambda text: text + "\n\n", "line 5: empty"),
+        (lambda text: text + "\x00", r"line 4 \(id 2\), column '8191'"),
+    ],
+)
+def test_other_ways_to_write_a_table(tmp_path, lines, edit, message):
+    (tmp_path / "a.csv").write_bytes(edit("\n".join(lines[:4])).encode())
+    with pytest.raises(UserError, match="a.csv: .*" + message):
+        encoding.check(tmp_path / "a.csv")
 
 
 def test_missing_file(tmp_path):

@@ -128,7 +128,7 @@ def test_background_only_where_allowed(run, tmp_path):
         (("none.npz",), ("none.npz", "no such file")),
         (("data.npz",), ("data.npz", "unknown test_set", "masks, made_by")),
         (("--check", "none.csv"), ("none.csv", "no such file")),
-        (("--check", "masks.npz"), ("masks.npz", "0 CSV files")),
+        (("--check", "masks.npz"), ("masks.npz", "a zip file with masks.npy", "one CSV file")),
         (("--score", "none.csv"), ("--score", "--truth")),
         (("--truth", "data.npz"), ("--truth", "leave it out")),
         (("masks.npz", "--check", "a.csv"), ("masks", "--check", "leave it out")),
