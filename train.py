@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from lib import data
@@ -19,6 +20,7 @@ from lib.config import Config, assignment
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.groups import FOLDS_BY
+from lib.locks import locked
 from lib.metrics import percent
 from lib.runs import Split, fold_folder, prepare
 
@@ -88,16 +90,20 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
         folds=f"{config.folds}, stratified; {FOLDS_BY[config.folds_by]}",
     )
     splits = Split.each(dataset, config, folds)
-    runs = [prepare(fold_folder(args.runs, config.experiment, s.fold), config, s, args.resume) for s in splits]
+    folders = [fold_folder(args.runs, config.experiment, split.fold) for split in splits]
     results = []
-    for run in runs:
-        if run.finished:
-            console.line(f"{run.folder}: finished before; delete it to train it again")
-            results.append(run.metrics())
-        else:
-            from lib.training import train_fold  # Keras takes seconds to load: only now
+    with ExitStack() as held:
+        for folder in folders:
+            held.enter_context(locked(folder))
+        runs = [prepare(folder, config, split, args.resume) for folder, split in zip(folders, splits)]
+        for run in runs:
+            if run.finished:
+                console.line(f"{run.folder}: finished before; delete it to train it again")
+                results.append(run.metrics())
+            else:
+                from lib.training import train_fold  # Keras takes seconds to load: only now
 
-            results.append(train_fold(run, dataset, console, watching(args.tensorboard, run, dataset)))
+                results.append(train_fold(run, dataset, console, watching(args.tensorboard, run, dataset)))
     report(runs, results, args, console)
 
 

@@ -26,7 +26,8 @@ from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import atomic_path, replacing, sha256
 from lib.kaggle.client import Kaggle
 from lib.kaggle.kernel import Job, Kernel, add_job_options
-from lib.runs import VALIDATION, Run, fold_folder
+from lib.locks import locked
+from lib.runs import CONFIG, VALIDATION, Run, fold_folder
 
 BUILD = Path("kernels/build")
 MANIFEST, MASKS = "manifest.json", "masks.npz"  # as kernels/entry.py names them
@@ -172,10 +173,11 @@ def bring_home(kaggle: Kaggle, kernel: Kernel, state: str, reason: str, runs: Pa
         show_log(kaggle, kernel)
         raise UserError(f"{kernel.name}: ended as {state}{f' ({reason})' if reason else ''}")
     try:
-        shutil.rmtree(output, ignore_errors=True)
-        kaggle.output(kernel.name, output)
-        check_output(kernel, output)
-        place(kernel, output, runs)
+        with locked(output):
+            shutil.rmtree(output, ignore_errors=True)
+            kaggle.output(kernel.name, output)
+            check_output(kernel, output)
+            place(kernel, output, runs)
     except UserError as error:
         show_log(kaggle, kernel)
         raise UserError(f"{error}; to fetch it again: {attach([kernel])}") from None
@@ -210,7 +212,7 @@ def check_output(kernel: Kernel, output: Path) -> None:
 
 def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
     """Raises UserError where the experiment's folder holds a run of another configuration or data of another digest."""
-    for path in sorted((runs / job.config.experiment).glob("fold_*")):
+    for path in _folds(runs / job.config.experiment):
         run = Run.open(path)
         if different := run.config.differences(job.config):
             asked = job.config.differences(run.config)
@@ -218,6 +220,11 @@ def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
             raise UserError(f"{path}: holds a run with {pairs}; choose another --runs folder or move this one away")
         if digest not in (None, run.split.digest):
             raise UserError(f"{path}: holds a run on other data ({run.split.source}); choose another --runs folder")
+
+
+def _folds(folder: Path) -> list[Path]:
+    """The run folders of an experiment."""
+    return sorted(path.parent for path in folder.glob(f"fold_*/{CONFIG}"))
 
 
 def place(kernel: Kernel, output: Path, runs: Path) -> None:
@@ -232,7 +239,7 @@ def place(kernel: Kernel, output: Path, runs: Path) -> None:
         if different := run.config.differences(kernel.job.config):
             raise UserError(f"{kernel.name}: its run has another {', '.join(different)} than was asked")
         check_place(kernel.job, runs, run.split.digest)
-        with atomic_path(target) as own:
+        with locked(target), atomic_path(target) as own:
             shutil.move(source, own)  # perhaps from another disk, so not at once
 
 
@@ -243,7 +250,7 @@ def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
     """
     job, output = kernels[0].job, kernels[0].folder / "output"
     folder = runs / job.config.experiment
-    folds = sorted(folder.glob("fold_*"))
+    folds = _folds(folder)
     score = None
     if len(folds) == len(job.folds):
         score = json.loads((output / MANIFEST).read_text())["score"]

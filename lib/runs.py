@@ -176,11 +176,14 @@ def fold_folder(runs: Path, experiment: str, fold: int | None) -> Path:
 def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
     """Makes the run folder, or opens the one to resume; never touches a run of another configuration or other data.
 
-    `epochs` may differ: a run may be resumed for longer, or be ended with the epochs that it has.
+    `epochs` may differ: a run may be resumed for longer, or be ended with the epochs that it has. A run none of whose
+    epochs came to its end has nothing to lose, and is begun afresh. Hold `lib.locks.locked(folder)` around it and the
+    training.
 
     Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
     """
-    if not (folder / CONFIG).exists() or not (folder / SPLIT).exists():
+    begun = any((folder / name).exists() for name in (WEIGHTS, STATE, METRICS))
+    if not begun or not (folder / CONFIG).exists() or not (folder / SPLIT).exists():
         write_text(folder / SPLIT, split.to_json())
         write_text(folder / CONFIG, config.to_json())  # last: a folder with a config is a run
         return Run(folder, config, split)

@@ -18,6 +18,7 @@ from lib import runs, search
 from lib.callbacks import SCORE
 from lib.config import Config
 from lib.console import Console, UserError
+from lib.locks import locked
 from lib.runs import Split, fold_folder, prepare
 from lib.search import Fingerprint, Values
 from lib.training import train_fold
@@ -193,15 +194,18 @@ class Tuner:
 
         name = trial.user_attrs.get("folder", f"trial_{trial.number:03d}")
         trial.set_user_attr("folder", name)  # a retry inherits it
-        run = prepare(fold_folder(self.folder, name, self.split.fold), config, self.split, resume=True)
-        for row in run.history():
-            trial.report(row[SCORE], int(row["epoch"]))
-        if run.finished:
-            metrics = run.metrics()
-        else:
-            metrics = train_fold(run, self.dataset, _Bars(self.console.quiet, self.console.json), (Pruning(trial),))
-        for file in (runs.WEIGHTS, runs.STATE):
-            (run.folder / file).unlink(missing_ok=True)
+        folder = fold_folder(self.folder, name, self.split.fold)
+        with locked(folder, wait=True):  # a process that was silent for GRACE seconds may live on for a while
+            run = prepare(folder, config, self.split, resume=True)
+            for row in run.history():
+                trial.report(row[SCORE], int(row["epoch"]))
+            if run.finished:
+                metrics = run.metrics()
+            else:
+                console = _Bars(self.console.quiet, self.console.json)
+                metrics = train_fold(run, self.dataset, console, (Pruning(trial),))
+            for file in (runs.WEIGHTS, runs.STATE):
+                (folder / file).unlink(missing_ok=True)
         if trial.should_prune():
             raise optuna.TrialPruned
         return metrics[SCORE]

@@ -120,6 +120,23 @@ def test_finished_folds_are_not_trained_again(folds, data, monkeypatch, capsys):
     assert [path.stat().st_mtime_ns for path in sorted(folds.glob("seventh/fold_*/*"))] == before
 
 
+def test_two_trainings_of_one_run(data, tmp_path):
+    """The second one says in one line which process is at it, and disturbs nothing."""
+    command = [
+        sys.executable, ROOT / "train.py", "first", "--tiny", "--data", data, "--runs", tmp_path / "runs",
+        "--set", *SMALL, "depth=1",
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as first:
+        while not first.stdout.readline().startswith("run "):  # from here on it trains
+            assert first.poll() is None
+        second = subprocess.run([*command, "--fold", "all"], cwd=tmp_path, capture_output=True, text=True)
+        first.stdout.read()
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert f"first/fold_0: in use by process {first.pid} on " in second.stderr
+    assert first.returncode == 0
+    assert {path.name for path in (tmp_path / "runs" / "first").iterdir()} == {"fold_0"}
+
+
 def test_table1_writes_the_report_s_figures_beside_ours_and_goes_on(folds, data, tmp_path, monkeypatch, capsys):
     arguments = [
         "--experiments", "first", "--data", data, "--runs", tmp_path, "--seeds", "0", "1",

@@ -176,9 +176,18 @@ def test_other_data_never_overwrites(straight):
         train(straight, tiny_config(**FALLING), resume=True, data=tiny_data(seed=1))
 
 
-def test_an_unfinished_run_wants_resume(tmp_path):
+def test_a_run_without_an_epoch_is_begun_afresh(tmp_path):
+    split = Split.of(tiny_data(), tiny_config(), 0)
+    runs.prepare(tmp_path / "fold_0", tiny_config(width=3), split, resume=False)
+    run = runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+    assert runs.Run.open(tmp_path / "fold_0").config == run.config == tiny_config()
+
+
+@pytest.mark.parametrize("written", [runs.WEIGHTS, runs.STATE])
+def test_an_unfinished_run_wants_resume(tmp_path, written):
     split = Split.of(tiny_data(), tiny_config(), 0)
     runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+    (tmp_path / "fold_0" / written).touch()
     with pytest.raises(UserError, match="--resume"):
         runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
 

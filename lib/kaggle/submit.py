@@ -12,6 +12,7 @@ from pathlib import Path
 from lib.console import Console, UserError
 from lib.files import replacing, sha256
 from lib.kaggle.client import COMPETITION_URL, Kaggle
+from lib.locks import locked
 
 COLUMNS = ("date", "sha256", "runs", "message", "validation_score", "public_score")
 PATIENCE = 1800  # seconds to wait for the score
@@ -73,9 +74,10 @@ def read_journal(path: Path) -> list[dict[str, str]]:
 
 
 def _append(path: Path, row: list[str]) -> None:
-    rows = [list(earlier.values()) for earlier in read_journal(path)]
-    with replacing(path, newline="") as stream:
-        csv.writer(stream).writerows([COLUMNS, *rows, row])
+    with locked(path, wait=True):
+        rows = [list(earlier.values()) for earlier in read_journal(path)]
+        with replacing(path, newline="") as stream:
+            csv.writer(stream).writerows([COLUMNS, *rows, row])
 
 
 def _wanted_again(row: dict[str, str]) -> bool:
