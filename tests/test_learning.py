@@ -271,13 +271,13 @@ def played(tmp_path, monkeypatch):
 
 
 def test_the_rate_falls_when_the_score_stalls_and_not_while_it_rises(played):
-    rising = 0.1, 0.2, 0.20001, 0.4, 0.5
+    rising = 0.1, 0.2, 0.20001, 0.20002, 0.5  # by however little
     played.train((*rising, 0.5, 0.3, 0.4, 0.1), plateau_patience=2, plateau_factor=0.5)
     assert played.rates == [1.0] * 6 + [0.5, 0.5, 0.25]
 
 
 def test_training_stops_when_the_score_stalls_and_not_while_it_rises(played):
-    assert played.train((0.1, 0.2, 0.20001, 0.4, 0.3, 0.4, 0.2, 0.9), patience=3)["epochs"] == 7
+    assert played.train((0.1, 0.2, 0.20001, 0.20002, 0.2, 0.1, 0.2, 0.9), patience=3)["epochs"] == 7
 
 
 def test_the_best_epoch_s_weights_are_kept_and_scored(played):
