@@ -29,19 +29,26 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union per class, (5,) float64; NaN where a class is neither true nor predicted."""
-    hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - np.diag(confusion)
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    """Intersection over union per class, (..., 5, 5) -> (..., 5) float64; NaN where neither true nor predicted."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    union = confusion.sum(axis=-2) + confusion.sum(axis=-1) - hits
+    return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 
 
-def mean_iou(confusion: np.ndarray) -> float:
-    """The competition's score: mean of `class_iou` over the classes whose union is not empty; 0 if all are.
+def mean_ious(confusions: np.ndarray) -> np.ndarray:
+    """The competition's score, (..., 5, 5) -> (...) float64: mean of `class_iou` over the classes whose union is not
+    empty; 0 if all are.
 
     One scored pixel predicted as background brings class 0 into the mean with IoU 0, as in the organisers' metric.
     """
-    ious = class_iou(confusion)
-    return float(np.nanmean(ious)) if np.isfinite(ious).any() else 0.0
+    ious = class_iou(confusions)
+    known = ~np.isnan(ious)
+    return np.where(known, ious, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """`mean_ious` of one matrix (5, 5)."""
+    return float(mean_ious(confusion))
 
 
 def percent(score: float | None) -> str:
