@@ -44,12 +44,11 @@ def test_values_are_the_pooled_scores():
     assert all(interval.low < interval.value < interval.high for interval in found.intervals())
 
 
-def test_each_draw_is_the_score_of_the_tiles_drawn():
-    """One tile in each of two groups: a draw is the first twice, the second twice, or both."""
-    rng = np.random.default_rng(0)
-    confusions = rng.integers(1, 50, (2, 5, 5))
-    possible = [mean_iou(matrix) for matrix in (*confusions, confusions.sum(axis=0))]
-    scores = one(confusions).scores[:, 0]
+def test_each_draw_is_the_score_of_the_groups_drawn():
+    """Two groups of two tiles: a draw is the first twice, the second twice, or both."""
+    confusions, groups = np.random.default_rng(0).integers(1, 50, (4, 5, 5)), np.array([7, 3, 3, 7])
+    possible = [mean_iou(confusions[chosen].sum(axis=0)) for chosen in (groups == 7, groups == 3, groups > 0)]
+    scores = one(confusions, groups).scores[:, 0]
     shares = [np.isclose(scores, score).mean() for score in possible]
     assert sum(shares) == 1
     assert shares == pytest.approx([0.25, 0.25, 0.5], abs=0.05)

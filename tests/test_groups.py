@@ -82,6 +82,13 @@ def test_a_mirrored_tile_is_not_the_same_ground():
     assert not len(near_duplicates(np.stack([FRAMES[0], FRAMES[0][:, ::-1]])).pairs)
 
 
+def test_the_same_layout_is_not_the_same_ground():
+    """Coarsely alike, which is all that the hash sees, and opposite in detail."""
+    coarse, detail = FRAMES[0] * 0.5 + 60.0, np.where(np.indices((64, 128)).sum(axis=0) % 2, 40, -40)
+    tiles = np.stack([coarse + detail, coarse - detail, coarse + detail + 10]).clip(0, 255).astype(np.uint8)
+    assert pairs(near_duplicates(tiles)) == {(0, 2)}
+
+
 @pytest.mark.parametrize(
     "tiles",
     [np.zeros((20, 64, 128), np.uint8), np.full((20, 64, 128), 255, np.uint8), NOTHING, FRAMES[:1]],
@@ -94,8 +101,14 @@ def test_tiles_that_say_nothing_stay_alone(tiles):
 
 def test_edges_of_one_grey_level_link_nothing():
     framed = FRAMES.copy()
-    framed[:, :2] = framed[:, -2:] = framed[:, :, :2] = framed[:, :, -2:] = 100
+    for axis in (1, 2):
+        ends = np.moveaxis(framed, axis, 1)
+        ends[:, :2] = ends[:, -2:] = np.arange(len(framed))[:, None, None] + 100
     assert not len(seams(framed, True).pairs) and not len(seams(framed, False).pairs)
+    # Nor does a step of one grey level, which two of them have in the same place
+    framed[7, 30:, -2:] = framed[50, 30:, :2] = 50
+    framed[7, :30, -2:] = framed[50, :30, :2] = 51
+    assert not len(seams(framed, True).pairs)
 
 
 def test_a_tile_that_continues_itself_is_not_its_own_neighbour():
