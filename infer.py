@@ -149,4 +149,4 @@ def save(path: Path, count: int, masks: Iterator[np.ndarray], made_by: dict) -> 
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, memory="name fewer runs at a time")

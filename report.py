@@ -109,4 +109,4 @@ def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, memory="name fewer runs at a time")

@@ -178,4 +178,4 @@ def _list(numbers: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, memory="lower --jobs, or batch_size or width with --set")

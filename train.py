@@ -139,4 +139,4 @@ def report(runs: list, results: list[dict], args: argparse.Namespace, console: C
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, memory="lower batch_size or width with --set")

@@ -167,4 +167,4 @@ def train_command(args: argparse.Namespace, folder: Path, best: list[str]) -> st
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, memory="lower batch_size or width with --set")

@@ -190,7 +190,8 @@ def show_log(kaggle: Kaggle, kernel: Kernel) -> None:
     except UserError as error:
         lines = [f"no log: {error}"]
     path = kernel.folder / "log.txt"
-    path.write_text("\n".join(lines) + "\n")
+    with replacing(path) as stream:
+        stream.write("\n".join(lines) + "\n")
     print(*lines[-LOG_END:], f"(the end of {path})", sep="\n", file=sys.stderr)
 
 

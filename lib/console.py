@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -10,8 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-INTERRUPTED_EXIT = 130  # what a shell reports for a command ended by Ctrl-C
 USER_ERROR_EXIT = 2
+STDOUT = "standard output"  # its name in messages
+DEVICE_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's, which are not loaded here
 
 
 class UserError(Exception):
@@ -33,7 +35,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """One plain line."""
         if not self.silent:
-            print(text, flush=True)
+            _print(text)
 
     def facts(self, **facts: object) -> None:
         """`name  value` lines with aligned values: what will be done."""
@@ -59,7 +61,7 @@ class Console:
     def result(self, **values: object) -> None:
         """The machine-readable end of a script: printed with --json only."""
         if self.json:
-            print(json.dumps(values, default=str), flush=True)
+            _print(json.dumps(values, default=str))
 
     @staticmethod
     def _bold(text: str) -> str:
@@ -73,30 +75,101 @@ def add_console_options(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, nothing else")
 
 
-def run_main(main: Callable[[], int | None]) -> None:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as from `kill`, a scheduler or a container that ends: whatever Ctrl-C leaves in order, this does too."""
+
+
+def run_main(main: Callable[[], int | None], memory: str = "free some memory") -> None:
     """Runs a script's main and ends the process.
 
-    UserError, a full disk or a forbidden path become one line on stderr and exit code 2; Ctrl-C becomes 130; a reader
-    that closed the pipe (`| head`) ends quietly. Anything else is a defect and keeps its traceback.
+    UserError and whatever the system says of a file (a full or read-only disk, a quota, a forbidden path, a folder, a
+    name too long) become one line on stderr that names it, and exit code 2; so does memory that does not suffice.
+    Ctrl-C becomes 130, SIGTERM 143; a reader that closed the pipe (`| head`) ends quietly. Anything else is a defect
+    and keeps its traceback.
+
+    Args:
+        memory: what to do when memory does not suffice, such as which option to lower.
     """
+    _open_closed_streams()
     # TensorFlow's own start-up lines and hints, unless somebody asked for them
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    earlier = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main() or 0
+        code = _exit_code(main, memory)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    sys.exit(code)
+
+
+def _exit_code(main: Callable[[], int | None], memory: str) -> int:
+    try:
+        _check_arguments()
+        try:
+            code = main() or 0
+        finally:  # argparse leaves its help in the buffer and exits
+            _print(end="")
+        return code
     except UserError as error:
-        code = _fail(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+        return _fail(str(error))
+    except MemoryError as error:
+        return _fail(f"not enough memory{f' ({error})' if str(error) else ''}; {memory}")
     except OSError as error:
-        if error.strerror is None:
+        if error.filename == STDOUT:
+            # What is left in the buffer would fail once more when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                return 128 + signal.SIGPIPE
+        return _fail(f"{error.filename or sys.argv[0]}: {error.strerror or error}")
+    except ValueError as error:
+        if "embedded null" not in str(error):
             raise
-        code = _fail(f"{error.filename or 'file system'}: {error.strerror}; nothing was overwritten")
+        return _fail(f"{sys.argv[0]}: was given a path with a NUL byte in it; rename the file")
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = INTERRUPTED_EXIT
-    sys.exit(code)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if type(error).__name__ not in DEVICE_MEMORY:
+            raise
+        return _fail(f"not enough memory on the device ({str(error)[:200]}); {memory}")
+
+
+def _terminate(*_: object) -> None:
+    # Raising from a signal handler may leave any line half done. That is what Ctrl-C does, too, and what every file,
+    # run and study here is made to survive; so both take the same way. Should the exception be lost, in a destructor
+    # say, or the clean-up hang, a second signal ends the process at once.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+def _open_closed_streams() -> None:
+    """Makes up for streams that the caller closed (`>&-`), and prints what a stream cannot encode escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_arguments() -> None:
+    """Raises UserError for bytes that no output could name: JSON, HTML, CSV and the terminal are UTF-8."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{argument}: is not UTF-8; rename it") from None
+
+
+def _print(text: str = "", end: str = "\n") -> None:
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        error.filename = STDOUT
+        raise
 
 
 def _fail(message: str) -> int:

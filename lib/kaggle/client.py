@@ -80,13 +80,15 @@ class Kaggle:
 
     def output(self, kernel: str, folder: Path) -> None:
         """Downloads all pages of a kernel's output files. The client does not check them: compare their digests."""
-        _call(kernel, _OWNER, self._api.kernels_output, kernel, str(folder), force=True)
+        with naming(folder):
+            _call(kernel, _OWNER, self._api.kernels_output, kernel, str(folder), force=True)
 
     # The competition
 
     def download(self, folder: Path, bar: bool) -> Path:
         """Downloads the competition's files as one archive into `folder`, or goes on where it was cut off."""
-        _call("download", _ACCEPT, self._api.competition_download_files, COMPETITION, str(folder), quiet=not bar)
+        with naming(folder):
+            _call("download", _ACCEPT, self._api.competition_download_files, COMPETITION, str(folder), quiet=not bar)
         return next(path for path in folder.iterdir() if path.name.startswith(COMPETITION))
 
     def submissions_left(self) -> int | None:
