@@ -16,6 +16,8 @@ _END = 22  # bytes of the record that ends an archive without a comment
 
 def open_archive(path: str | os.PathLike) -> zipfile.ZipFile:
     """The zip file at `path`. What it raises, `readable` turns into one line."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"{path}: is no regular file; name a file on a disk")  # /dev/zero never ends
     archive = zipfile.ZipFile(path)
     try:
         assert archive.fp is not None

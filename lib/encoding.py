@@ -20,7 +20,7 @@ import numpy as np
 from lib.archive import open_archive, readable
 from lib.console import UserError
 from lib.data import ARRAYS
-from lib.files import replacing
+from lib.files import naming, replacing
 from lib.metrics import confusion_matrix
 from lib.npz import BLOCK, ArrayReader, keys, load
 from lib.task import CLASSES, HEIGHT, WIDTH
@@ -249,7 +249,7 @@ def _sink(path: str | os.PathLike, zipped: bool) -> Iterator[IO[bytes]]:
 def _source(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """The bytes of the CSV in a plain or zipped file, which pandas and Kaggle tell apart by its name."""
     try:
-        with open(path, "rb") as stream:
+        with naming(path), open(path, "rb") as stream:
             zipped = stream.read(4) == b"PK\3\4"
             if not zipped:
                 _check_name(path, zipped)

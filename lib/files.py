@@ -35,7 +35,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     prefix = target.name[:40] + "."  # as much of it as leaves room for the rest of a file name
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target.parent, prefix)
-    with naming(path):
+    with naming(path, beside=str(target.parent)):
         folder = tempfile.TemporaryDirectory(".partial", prefix, target.parent, ignore_cleanup_errors=True)
     with naming(path, beside=folder.name), folder:
         own = Path(folder.name, target.name)
@@ -61,15 +61,15 @@ def replacing(path: str | os.PathLike, mode: str = "w", **open_arguments: Any) -
 
 
 @contextmanager
-def naming(path: str | os.PathLike, beside: str = "") -> Iterator[None]:
-    """Has every OSError of the block name `path`, but those that name a file outside the folder `beside`.
+def naming(path: str | os.PathLike, beside: str | None = None) -> Iterator[None]:
+    """Has an OSError of the block name `path` where it names no file, or one in the folder `beside`.
 
     A full disk does not say which file it was, and nobody asked for a partial one.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is None or beside in str(error.filename):
+        if error.filename is None or (beside and beside in str(error.filename)):
             if (
                 error.errno is not None and error.errno in errno.errorcode
             ):  # HDF5's own text, too, names the partial file

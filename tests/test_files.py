@@ -201,6 +201,20 @@ def test_an_error_of_reading_is_given_its_file():
         raise OSError(errno.EIO, "Input/output error")
 
 
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(errno.EIO, "", "other.npz"), "other.npz"),
+        (OSError(errno.EIO, "", "/tmp/a.x.partial/a.npz"), "a.npz"),
+        (OSError("no errno"), "a.npz"),
+    ],
+)
+def test_only_errors_without_a_name_of_their_own_are_named(error, named):
+    with pytest.raises(OSError) as failed, naming("a.npz", beside="/tmp/a.x.partial"):
+        raise error
+    assert failed.value.filename == named
+
+
 def test_writable(tmp_path, monkeypatch):
     assert writable(tmp_path) and not writable(tmp_path / "nowhere")
     asked = []

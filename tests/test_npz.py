@@ -206,3 +206,8 @@ def test_load_refuses_other_kinds(tmp_path, array):
     np.savez(tmp_path / "a.npz", tiles=array)
     with pytest.raises(UserError, match="no array of numbers"):
         npz.load(tmp_path / "a.npz", ["tiles"])
+
+
+def test_a_device_is_no_file():
+    with pytest.raises(UserError, match="/dev/zero: is no regular file"):
+        ArrayReader("/dev/zero", "a", ("a",))

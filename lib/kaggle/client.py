@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.console import UserError
+from lib.files import naming
 from lib.task import COMPETITION
 
 COMPETITION_URL = f"https://www.kaggle.com/competitions/{COMPETITION}"
