@@ -9,6 +9,7 @@ import numpy as np
 
 from lib import figures
 from lib.console import UserError
+from lib.files import writable
 from lib.predict import labels, predict_probabilities, probability_model
 from lib.task import CLASSES
 
@@ -32,7 +33,8 @@ def tensorboard(
         background: whether the prediction may answer background.
 
     Raises:
-        UserError: when TensorFlow, which writes the files, is not installed.
+        UserError: when TensorFlow, which writes the files, is not installed, or may not write them there.
+        OSError: the folder cannot be made.
     """
     try:
         import tensorflow as tf
@@ -40,6 +42,9 @@ def tensorboard(
         raise UserError(
             "--tensorboard: TensorFlow writes its files; install tensorflow or leave the option out"
         ) from None
+    os.makedirs(folder, exist_ok=True)  # TensorFlow's own complaints are long
+    if not writable(folder):
+        raise UserError(f"--tensorboard {folder}: cannot be written; name another folder")
     watched = [keras.callbacks.TensorBoard(os.fspath(folder), write_graph=False, profile_batch=0)]
     if len(images):
         chosen = watched_tiles(masks)

@@ -139,8 +139,8 @@ def test_only_files_are_replaced_by_files(tmp_path, thing):
     assert names(tmp_path) == ["folder"]
 
 
-def _mkdir(*_, **__):
-    raise OSError(errno.EROFS, "Read-only file system", "/somewhere/a.txt.x.partial")
+def _mkdir(path, *_):
+    raise OSError(errno.EROFS, "Read-only file system", str(path))
 
 
 def _replace(own, target):

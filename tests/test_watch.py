@@ -54,3 +54,9 @@ def test_without_tensorflow_the_error_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match="--tensorboard: .*install tensorflow"):
         watch.tensorboard(tmp_path, *make_tiles())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "writable", lambda folder: False)
+    with pytest.raises(UserError, match=f"--tensorboard {tmp_path}/board: cannot be written"):
+        watch.tensorboard(tmp_path / "board", np.zeros((0, 64, 128), np.uint8), np.zeros((0, 64, 128), np.uint8))
