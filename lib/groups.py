@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from lib import data
 from lib.console import UserError
+from lib.data import Dataset
+from lib.files import replacing
+from lib.schema import Record
+
+GROUPS = "groups.json"
 
 RATIO = 0.75  # a seam's squared distance is below this share of that of the next best tile, seen from either side
 FARTHEST = 0.7  # largest squared distance of a seam, in units of what unrelated edges of equal brightness have
@@ -151,3 +159,33 @@ def find_groups(images: np.ndarray, test: np.ndarray) -> np.ndarray:
     tiles = np.concatenate([images, test])
     found = components(len(tiles), near_duplicates(tiles), seams(tiles, across=True), seams(tiles, across=False))
     return np.unique(found[: len(images)], return_inverse=True)[1].astype(np.int64)
+
+
+class _Stored(Record):
+    """groups.json: the groups, and the digest of the labelled tiles and the number of test tiles that they are of."""
+
+    data: str
+    test_tiles: int
+    groups: tuple[int, ...]
+
+
+def groups_beside(folder: Path, dataset: Dataset, path: str | None) -> np.ndarray:
+    """`find_groups` of a data file, kept in `folder` so that it takes its time once.
+
+    Args:
+        folder: where groups.json lies, or will.
+        dataset: the labelled tiles.
+        path: the data file, for its test tiles; None: the default data.
+
+    What lies there and is damaged, or of other data, is made again; a folder that cannot be written gets none.
+    """
+    test_tiles, blocks = data.read_test(path)
+    with suppress(OSError, UserError):
+        found = _Stored.read(folder / GROUPS, "delete it")
+        if (found.data, found.test_tiles, len(found.groups)) == (dataset.digest, test_tiles, len(dataset.images)):
+            return np.array(found.groups, np.int64)
+    groups = find_groups(dataset.images, np.concatenate([dataset.images[:0], *blocks]))
+    stored = _Stored(data=dataset.digest, test_tiles=test_tiles, groups=tuple(groups.tolist()))
+    with suppress(OSError), replacing(folder / GROUPS) as stream:
+        stream.write(stored.to_json())
+    return groups

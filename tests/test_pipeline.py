@@ -176,7 +176,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("script", ["train.py", "infer.py", "submission.py", "table1.py", "report.py", "tune.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "infer.py", "judge.py", "submission.py", "table1.py", "report.py", "tune.py"]
+)
 def test_help_needs_no_heavy_import(script):
     code = (
         "import runpy, sys\n"

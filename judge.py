@@ -1,0 +1,163 @@
+"""Judges systems by tiles that their networks never saw: scores with intervals, pairs, what a leaderboard would hide.
+
+python judge.py seventh                     one system: all its folds in one confusion matrix
+python judge.py fifth seventh --tta         two, compared tile by tile, each with its averaged views
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from lib import data
+from lib.bootstrap import DRAWS, LEVEL, PUBLIC, SCORED, Interval
+from lib.console import Console, UserError, add_console_options, run_main
+from lib.evaluation import systems
+from lib.groups import FOLDS_BY, groups_beside
+from lib.judge import Pair, Pooled, Standing, common_tiles, compare
+from lib.predict import PLAIN
+from lib.probabilities import ValidationTiles, ensure
+from lib.runs import find_runs
+from lib.task import CLASSES, TEST_TILES
+
+
+def main() -> None:
+    """Reads the command line and judges."""
+    args = parse()
+    console = Console(args.quiet, args.json)
+    found = systems(find_runs(args.run, args.runs))
+    dataset = data.load(args.data, test=False)
+    for system in found:
+        for run in system.runs:
+            run.check_data(dataset)
+    stores = [ensure(system.runs, ValidationTiles(dataset), None if args.tta else PLAIN, console) for system in found]
+    pooled = [Pooled.of(*pair) for pair in zip(found, stores)]
+    for one, other in combinations(pooled, 2):
+        if not len(common_tiles([one, other])):
+            names = f"{one.system.name} and {other.system.name}"
+            raise UserError(f"{names}: validated on no tile in common, so they do not compare; name runs of one fold")
+    groups, drawn = find_ground(found[0].folder, dataset, args.data)
+    standings, pairs = compare(pooled, groups)
+    console.facts(
+        data=f"{dataset.source}: {(~dataset.outliers).sum()} clean tiles",
+        views="each run's own, averaged" if args.tta else "none",
+        intervals=f"{LEVEL:.0%}, by {DRAWS:,} draws of {drawn}",
+    )
+    show_systems(standings, int((~dataset.outliers).sum()), console)
+    show_pairs(pairs, pooled, console)
+    show_leaderboard(standings, console)
+    console.result(drawn=drawn, **results(standings, pairs))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest"
+    )
+    parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
+    parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
+    add_console_options(parser)
+    return parser.parse_args()
+
+
+def find_ground(folder: Path, dataset: data.Dataset, path: str | None) -> tuple[np.ndarray, str]:
+    """The groups to draw, (labelled tiles,) int64, and what they are in words."""
+    try:
+        groups = groups_beside(folder, dataset, path)
+    except UserError as error:
+        return np.arange(len(dataset.images)), f"single tiles ({error})"
+    if len(np.unique(groups)) == len(groups):
+        return groups, "single tiles (no two show neighbouring ground)"
+    return groups, "groups of tiles that show neighbouring or the same ground"
+
+
+def show_systems(standings: Sequence[Standing], clean: int, console: Console) -> None:
+    """The scores of each system, and what they are of."""
+    rows = []
+    for standing in standings:
+        pooled, config = standing.pooled, standing.pooled.system.config
+        ious = (interval.percent() for interval in standing.intervals)
+        rows.append([pooled.system.name, f"{len(pooled.tiles)}", pooled.folds_judged, config.seed, *ious])
+    console.line("\nvalidation, each tile by the network that never saw it, intersection over union in percent")
+    console.table(["system", "tiles", "folds", "seed", *SCORED], rows)
+    for standing in standings:
+        if len(standing.pooled.tiles) < clean:
+            name, count = standing.pooled.system.name, len(standing.pooled.tiles)
+            console.line(f"{name}: {standing.pooled.folds_judged} folds, {count} of {clean} clean tiles")
+    for kind in dict.fromkeys(standing.pooled.system.config.folds_by for standing in standings):
+        names = [s.pooled.system.name for s in standings if s.pooled.system.config.folds_by == kind]
+        console.line(f"folds by {kind} ({', '.join(names)}): {FOLDS_BY[kind]}")
+
+
+def show_pairs(pairs: Sequence[Pair], pooled: Sequence[Pooled], console: Console) -> None:
+    """Each pair's difference, drawn together, and what may be said of it."""
+    if not pairs:
+        return
+    rows = []
+    for pair in pairs:
+        names = f"{pooled[pair.first].system.name} - {pooled[pair.second].system.name}"
+        mean, *classes = pair.differences
+        ious = (interval.percent(signed=True) for interval in classes)
+        rows.append([names, f"{pair.tiles}", mean.percent(signed=True), mean.verdict, *ious, f"{pair.agreement:.0%}"])
+    console.line("\npairs, the first minus the second on the tiles of both, drawn together")
+    console.table(["pair", "tiles", "mean IoU", "the first is", *CLASSES[1:], "public = private"], rows)
+    console.line("public = private: how often a public leaderboard would rank the two as the private one does")
+
+
+def show_leaderboard(standings: Sequence[Standing], console: Console) -> None:
+    """How far public and private scores may lie apart by the choice of tiles alone."""
+    console.line(
+        f"\na leaderboard of {TEST_TILES:,} such tiles, {PUBLIC:.0%} of them public: public minus private mean IoU"
+    )
+    rows = [[standing.pooled.system.name, standing.gap.percent(signed=True)] for standing in standings]
+    console.table(["system", "median, and 95 % of draws"], rows)
+
+
+def results(standings: Sequence[Standing], pairs: Sequence[Pair]) -> dict[str, object]:
+    """What --json prints."""
+    systems = [
+        {
+            "name": standing.pooled.system.name,
+            "runs": [str(run.folder) for run in standing.pooled.system.runs],
+            "tiles": len(standing.pooled.tiles),
+            "folds": len(np.unique(standing.pooled.folds)),
+            "seed": standing.pooled.system.config.seed,
+            "folds_by": standing.pooled.system.config.folds_by,
+            "scores": by_name(standing.intervals),
+            "public_minus_private": plain(standing.gap),
+        }
+        for standing in standings
+    ]
+    names = [system["name"] for system in systems]
+    compared = [
+        {
+            "pair": [names[pair.first], names[pair.second]],
+            "tiles": pair.tiles,
+            "differences": by_name(pair.differences),
+            "verdict": pair.differences[0].verdict,
+            "public_ranks_as_private": pair.agreement,
+        }
+        for pair in pairs
+    ]
+    return {"systems": systems, "pairs": compared}
+
+
+def by_name(intervals: Sequence[Interval]) -> dict[str, dict[str, float | None]]:
+    """Intervals by the name of their score."""
+    return {name: plain(interval) for name, interval in zip(SCORED, intervals)}
+
+
+def plain(interval: Interval) -> dict[str, float | None]:
+    """An interval for JSON, which has no NaN."""
+    return {name: None if np.isnan(number) else number for name, number in asdict(interval).items()}
+
+
+if __name__ == "__main__":
+    run_main(main)

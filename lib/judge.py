@@ -1,0 +1,118 @@
+"""Systems on the tiles that their networks never saw: pooled over folds, with intervals, and compared pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from lib.bootstrap import Draws, Interval, draw
+from lib.console import UserError
+from lib.evaluation import System
+from lib.probabilities import Stored
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A system's validation tiles, all folds together.
+
+    `tiles` (N,) int64, ascending places in the data file; `confusions` (N, 5, 5) int64; `folds` (N,) int64: which of
+    the system's runs was validated on the tile.
+    """
+
+    system: System
+    tiles: np.ndarray
+    confusions: np.ndarray
+    folds: np.ndarray
+
+    @classmethod
+    def of(cls, system: System, stores: Sequence[Stored]) -> Pooled:
+        """Pools what is stored of each run's validation tiles.
+
+        Raises UserError where no tile was validated, or one by two runs, which then would count twice.
+        """
+        tiles = np.concatenate([store.tiles for store in stores])
+        if not len(tiles):
+            raise UserError(f"{system.name}: trained on every tile, so there is none to judge it by; name other runs")
+        folds = np.repeat(np.arange(len(stores)), [len(store.tiles) for store in stores])
+        order = np.argsort(tiles, kind="stable")
+        if len(twice := np.flatnonzero(np.diff(tiles[order]) == 0)):
+            one, other = (system.runs[folds[order[twice[0] + step]]].folder for step in (0, 1))
+            raise UserError(f"{one} and {other}: validated on the same tiles, which count once; name one of the two")
+        confusions = np.concatenate([store.confusions for store in stores if store.confusions is not None])
+        return cls(system, tiles[order], confusions[order], folds[order])
+
+    @property
+    def folds_judged(self) -> str:
+        """How many of the folds: "5 of 5"."""
+        return f"{len(np.unique(self.folds))} of {self.system.config.folds}"
+
+    def on(self, tiles: np.ndarray) -> np.ndarray:
+        """(n, 5, 5) confusion matrices of some of its tiles, ascending."""
+        return self.confusions[np.searchsorted(self.tiles, tiles)]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a system scores: `intervals` for each of bootstrap.SCORED, and by how much public and private may differ."""
+
+    pooled: Pooled
+    intervals: list[Interval]
+    gap: Interval
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first system minus the second, by position, on the tiles that both were validated on.
+
+    `differences` for each of bootstrap.SCORED; `agreement`: how often the public part of a leaderboard ranks them as
+    the private part does.
+    """
+
+    first: int
+    second: int
+    tiles: int
+    differences: list[Interval]
+    agreement: float
+
+
+def compare(systems: Sequence[Pooled], groups: np.ndarray) -> tuple[list[Standing], list[Pair]]:
+    """Judges each system on its own tiles, and each pair on those that both have; pairs without such are left out.
+
+    Args:
+        systems: of one data file.
+        groups: (labelled tiles,) int: the group of each tile of the data file; groups are drawn together.
+    """
+    # Systems that have the same tiles are drawn at once: it is the draws that take time
+    members: dict[bytes, set[int]] = {}
+    tiles_of: dict[tuple[int, int], np.ndarray] = {(n, n): pooled.tiles for n, pooled in enumerate(systems)}
+    for one, other in combinations(range(len(systems)), 2):
+        tiles_of[one, other] = common_tiles([systems[one], systems[other]])
+    for pair, tiles in tiles_of.items():
+        members.setdefault(tiles.tobytes(), set()).update(pair)
+    drawn: dict[tuple[bytes, int], Draws] = {}
+    for key, numbers in members.items():
+        tiles = np.frombuffer(key, np.int64)
+        if len(tiles):
+            stack = np.stack([systems[number].on(tiles) for number in sorted(numbers)])
+            drawn |= {(key, number): found for number, found in zip(sorted(numbers), draw(stack, groups[tiles]))}
+    standings = []
+    for number, pooled in enumerate(systems):
+        found = drawn[pooled.tiles.tobytes(), number]
+        standings.append(Standing(pooled, found.intervals(), found.gap()))
+    pairs = []
+    for (one, other), tiles in tiles_of.items():
+        if one != other and len(tiles):
+            first, second = (drawn[tiles.tobytes(), number] for number in (one, other))
+            pairs.append(Pair(one, other, len(tiles), first.minus(second), first.agreement(second)))
+    return standings, pairs
+
+
+def common_tiles(systems: Sequence[Pooled]) -> np.ndarray:
+    """(n,) int64, ascending: the tiles that all of the systems were validated on."""
+    tiles = systems[0].tiles
+    for pooled in systems[1:]:
+        tiles = np.intersect1d(tiles, pooled.tiles, assume_unique=True)
+    return tiles

@@ -1,0 +1,190 @@
+"""judge.py on runs whose networks are pretended: pooled folds, pairs, refusals, and what it prints."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from systems import make_system, pretend, write_tiles
+
+import judge
+from lib import groups
+from lib.bootstrap import SCORED
+from lib.console import Console, UserError
+from lib.evaluation import systems
+from lib.judge import Pooled, common_tiles, compare
+from lib.metrics import mean_iou
+from lib.predict import PLAIN
+from lib.probabilities import ValidationTiles, ensure
+from lib.runs import find_runs
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def pretended(monkeypatch):
+    pretend(monkeypatch)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_tiles(tmp_path / "tiles.npz")
+
+
+def call(monkeypatch, tmp_path, *arguments):
+    command = ["judge.py", *arguments, "--data", tmp_path / "tiles.npz", "--runs", tmp_path]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    judge.main()
+
+
+def result(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def pooled(dataset, *folders) -> list[Pooled]:
+    found = systems(find_runs([*map(str, folders)], folders[0].parent))
+    return [Pooled.of(system, ensure(system.runs, ValidationTiles(dataset), PLAIN, QUIET)) for system in found]
+
+
+def test_folds_are_pooled_into_one_confusion_matrix(dataset, tmp_path):
+    (found,) = pooled(dataset, make_system(tmp_path / "first", dataset))
+    assert found.tiles.tolist() == list(range(60)) and found.folds_judged == "3 of 3"
+    for fold, run in enumerate(found.system.runs):
+        np.testing.assert_array_equal(found.tiles[found.folds == fold], run.split.validation)
+    # Every tile stands beside its own matrix
+    np.testing.assert_array_equal(
+        found.confusions.sum(axis=2)[:, 1:],
+        [[(mask == label).sum() for label in range(1, 5)] for mask in dataset.masks],
+    )
+
+
+def test_a_better_system_is_called_better_and_a_twin_undecided(dataset, tmp_path):
+    good, bad = (make_system(tmp_path / name, dataset, skill=skill) for name, skill in (("good", 1.0), ("bad", 0.3)))
+    standings, (pair,) = compare(pooled(dataset, good, bad), np.arange(60))
+    scores = [standing.intervals[0].value for standing in standings]
+    assert scores[0] == mean_iou(standings[0].pooled.confusions.sum(axis=0)) > scores[1]
+    assert pair.differences[0].verdict == "better" and pair.tiles == 60 and pair.agreement == 1
+    assert pair.differences[0].value == pytest.approx(scores[0] - scores[1])
+    twin = compare([standings[0].pooled] * 2, np.arange(60))[1][0]
+    assert (twin.differences[0].low, twin.differences[0].high) == (0, 0)
+
+
+def test_only_tiles_of_both_are_compared(dataset, tmp_path):
+    whole, part = make_system(tmp_path / "whole", dataset), make_system(tmp_path / "part", dataset, folds=(1,))
+    systems = pooled(dataset, whole, part)
+    common = common_tiles(systems)
+    np.testing.assert_array_equal(common, systems[1].tiles)
+    standings, (pair,) = compare(systems, np.arange(60))
+    assert (pair.tiles, len(standings[0].pooled.tiles)) == (20, 60)
+    restricted = mean_iou(systems[0].on(common).sum(axis=0))
+    assert pair.differences[0].value == pytest.approx(restricted - standings[1].intervals[0].value)
+
+
+def test_groups_are_drawn_together(dataset, tmp_path):
+    systems = pooled(dataset, make_system(tmp_path / "first", dataset))
+    apart, together = (compare(systems, which)[0][0].intervals[0] for which in (np.arange(60), np.arange(60) // 20))
+    assert apart.value == together.value and (apart.low, apart.high) != (together.low, together.high)
+
+
+def test_other_folds_of_the_same_data_compare(dataset, tmp_path, monkeypatch, capsys):
+    """Each tile by the network that never saw it, whatever the folds were."""
+    one = make_system(tmp_path / "one", dataset)
+    other = make_system(tmp_path / "other", dataset, fold_seed=7)
+    call(monkeypatch, tmp_path, one, other, "--json")
+    assert result(capsys)["pairs"][0]["tiles"] == 60
+
+
+def test_what_the_script_prints(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(groups, "find_groups", lambda *_: np.arange(60))
+    make_system(tmp_path / "good", dataset)
+    bad = make_system(tmp_path / "bad", dataset, folds=(0, 2), skill=0.3, folds_by="group", seed=3)
+    left = sum(len(run.split.validation) for run in find_runs([str(bad)], tmp_path))
+    call(monkeypatch, tmp_path, "good", "bad")
+    text = capsys.readouterr().out
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    assert any(line.startswith("good 60 3 of 3 0 ") for line in lines)
+    assert any(line.startswith(f"bad {left} 2 of 3 3 ") for line in lines)
+    assert f"bad: 2 of 3 folds, {left} of 60 clean tiles" in lines
+    assert any(line.startswith(f"good - bad {left} +") and " better " in line for line in lines)
+    assert any(line.startswith("folds by tile (good): single tiles") for line in lines)
+    assert any(line.startswith("folds by group (bad): groups of tiles") for line in lines)
+    assert "intervals 95%, by 2,000 draws of single tiles (no two show neighbouring ground)" in lines
+
+
+def test_the_script_s_json(dataset, tmp_path, monkeypatch, capsys):
+    for name in ("first", "second"):
+        make_system(tmp_path / name, dataset, seed=1)
+    call(monkeypatch, tmp_path, "first", "second", "--json")
+    found = result(capsys)
+    first = found["systems"][0]
+    assert [first[name] for name in ("name", "tiles", "folds", "seed", "folds_by")] == ["first", 60, 3, 1, "tile"]
+    assert list(first["scores"]) == list(SCORED) and found["pairs"][0]["pair"] == ["first", "second"]
+    interval = first["scores"]["mean IoU"]
+    assert 0 < interval["low"] < interval["value"] < interval["high"] < 1
+    assert found["pairs"][0]["verdict"] in ("better", "worse", "undecided")
+    call(monkeypatch, tmp_path, "first", "second", "--json")
+    assert result(capsys) == found
+
+
+def test_views_are_judged_where_they_are_asked_for(dataset, tmp_path, monkeypatch, capsys):
+    make_system(tmp_path / "first", dataset)
+    scores = []
+    for options in ([], ["--tta"]):
+        call(monkeypatch, tmp_path, "first", "--json", *options)
+        scores.append(result(capsys)["systems"][0]["scores"]["mean IoU"]["value"])
+    assert scores[1] > scores[0] + 0.02  # less noise
+
+
+def test_groups_are_looked_for_once(dataset, tmp_path, monkeypatch, capsys):
+    folder = make_system(tmp_path / "first", dataset)
+    searches = []
+    monkeypatch.setattr(groups, "find_groups", lambda *tiles: searches.append(tiles) or np.arange(60) // 2)
+    for _ in range(2):
+        call(monkeypatch, tmp_path, "first", "--json")
+        assert result(capsys)["drawn"] == "groups of tiles that show neighbouring or the same ground"
+    assert len(searches) == 1 and [len(tiles) for tiles in searches[0]] == [60, 12]  # the test tiles link, too
+    stored = folder / groups.GROUPS
+    whole = stored.read_text()
+    for damage in ("{", whole.replace(dataset.digest, "0" * 64), whole.replace("12", "13", 1)):
+        stored.write_text(damage)
+        call(monkeypatch, tmp_path, "first", "--quiet")
+        assert stored.read_text() == whole
+    assert len(searches) == 4
+
+
+def test_without_the_library_of_hashes_tiles_are_drawn_one_by_one(dataset, tmp_path, monkeypatch, capsys):
+    make_system(tmp_path / "first", dataset)
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    call(monkeypatch, tmp_path, "first", "--json")
+    assert result(capsys)["drawn"].startswith("single tiles (folds_by=group: needs the library ImageHash")
+
+
+def test_systems_without_a_tile_in_common_are_refused(dataset, tmp_path, monkeypatch):
+    make_system(tmp_path / "one", dataset, folds=(0,))
+    make_system(tmp_path / "other", dataset, folds=(1,))
+    with pytest.raises(UserError, match="one and other: validated on no tile in common"):
+        call(monkeypatch, tmp_path, "one", "other")
+
+
+def test_a_tile_counts_once(dataset, tmp_path, monkeypatch):
+    folder = make_system(tmp_path / "first", dataset)
+    (folder / "fold_2").rename(folder / "fold_2_again")
+    make_system(folder, dataset)
+    with pytest.raises(UserError, match="fold_2 and .*fold_2_again: validated on the same tiles"):
+        call(monkeypatch, tmp_path, "first")
+
+
+def test_runs_trained_on_every_tile_cannot_be_judged(dataset, tmp_path, monkeypatch, capsys):
+    make_system(tmp_path / "first", dataset, folds=(None,))
+    with pytest.raises(UserError, match="first: trained on every tile"):
+        call(monkeypatch, tmp_path, "first")
+    make_system(tmp_path / "first", dataset)  # beside folds it is left out
+    call(monkeypatch, tmp_path, "first", "--json")
+    assert result(capsys)["systems"][0]["folds"] == 3
+
+
+def test_other_data_are_refused(dataset, tmp_path, monkeypatch):
+    make_system(tmp_path / "first", dataset)
+    write_tiles(tmp_path / "tiles.npz", seed=1)
+    with pytest.raises(UserError, match="trained on other data"):
+        call(monkeypatch, tmp_path, "first")
