@@ -104,9 +104,8 @@ class SegmentationLoss(keras.losses.Loss):
         return total
 
     def _dice(self, one_hot, logits, labelled, by_class):
-        first = 1 if self.ignore_background else 0
-        truth = (one_hot * labelled[..., None])[..., first:]
-        chances = (ops.softmax(logits) * labelled[..., None])[..., first:]
+        truth = one_hot * labelled[..., None]
+        chances = ops.softmax(logits) * labelled[..., None]
         losses = keras.losses.dice(truth, chances, axis=(0, 1, 2))
-        present = ops.cast(ops.max(truth, axis=(0, 1, 2)) > 0, "float32") * by_class[first:]
+        present = ops.cast(ops.max(truth, axis=(0, 1, 2)) > 0, "float32") * by_class
         return ops.sum(losses * present) / ops.maximum(ops.sum(present), 1e-6)
