@@ -61,25 +61,33 @@ class Batches:
 
 
 @keras.saving.register_keras_serializable("mars")
-class SlowTransformers(keras.optimizers.AdamW):
-    """AdamW that gives the weights of transformer blocks a learning rate of their own.
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW with learning rates of their own for some weights, as PyTorch's parameter groups have.
+
+    The rate scales a weight's decay, too: decoupled decay is `learning_rate * weight_decay * weight` a step
+    (Loshchilov & Hutter 2019, algorithm 2).
 
     Args:
-        transformer_rate: their learning rate as a share of the others'.
+        multipliers: learning rate as a share of the others', by a part of the weights' paths.
     """
 
-    def __init__(self, *args, transformer_rate: float = 1.0, **kwargs):
+    def __init__(self, *args, multipliers: dict[str, float], **kwargs):
         super().__init__(*args, **kwargs)
-        self.transformer_rate = transformer_rate
+        self.multipliers = dict(multipliers)
 
     def get_config(self):
-        return {**super().get_config(), "transformer_rate": self.transformer_rate}
+        return {**super().get_config(), "multipliers": self.multipliers}
 
     def update_step(self, gradient, variable, learning_rate):
         # TensorFlow hands in its own variable, which does not know its path
         path = self._trainable_variables[self._get_variable_index(variable)].path
-        rate = self.transformer_rate if "transformer" in path else 1.0
-        super().update_step(gradient, variable, learning_rate * rate)
+        rate = learning_rate * next((share for part, share in self.multipliers.items() if part in path), 1.0)
+        if self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * rate)
+        super().update_step(gradient, variable, rate)
+
+    def _apply_weight_decay(self, variables):
+        pass  # Keras's own takes one learning rate for all; update_step does it
 
 
 def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...]) -> None:
@@ -91,7 +99,7 @@ def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...]
     if config.transformer_rate == 1.0:
         optimizer = keras.optimizers.AdamW(**settings)
     else:
-        optimizer = SlowTransformers(**settings, transformer_rate=config.transformer_rate)
+        optimizer = LayerwiseAdamW(**settings, multipliers={"transformer": config.transformer_rate})
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     if config.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -208,9 +216,11 @@ def device() -> str:
 
 def environment() -> dict[str, object]:
     """Versions, backend, device and the code's commit: what a result depends on besides config and data."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
     backend = __import__(keras.backend.backend())
     return {
         "python": platform.python_version(),
@@ -219,5 +229,5 @@ def environment() -> dict[str, object]:
         keras.backend.backend(): backend.__version__,
         "numpy": np.__version__,
         "device": device(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or None,
     }

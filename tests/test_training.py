@@ -247,16 +247,67 @@ def test_batches_repeat_for_any_epoch():
     assert not np.array_equal(first_two[0][0], first_two[batches.steps][0])
 
 
-def test_transformers_can_learn_slower():
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_a_group_of_weights_has_a_learning_rate_of_its_own(share):
+    """Against AdamW by hand, of a weight in the group, one outside, and a bias, which does not decay."""
     import keras
 
-    from lib.training import SlowTransformers
+    from lib.training import LayerwiseAdamW
 
-    weights = [keras.Variable(np.ones(3, np.float32), name=name) for name in ("transformer_dense", "dense")]
-    optimizer = SlowTransformers(0.1, weight_decay=0.0, transformer_rate=0.1)
-    optimizer.apply([np.ones(3, np.float32)] * 2, weights)
-    moved = [1 - float(np.asarray(weight)[0]) for weight in weights]
-    assert moved[0] == pytest.approx(moved[1] / 10, rel=1e-3)
+    rate, decay, start = 0.1, 0.5, np.array([2.0, -1.0, 3.0])
+    weights = [keras.Variable(start, dtype="float32", name=name) for name in ("transformer_kernel", "kernel", "bias")]
+    optimizer = LayerwiseAdamW(rate, weight_decay=decay, multipliers={"transformer": share})
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    expected = []
+    gradients = [np.array([1.0, -2.0, 0.5]), np.array([0.5, 1.0, -0.5]), np.array([-3.0, 0.1, 0.0])]
+    for own, decays in ((rate * share, decay), (rate, decay), (rate, 0.0)):
+        weight, first, second = start.copy(), np.zeros(3), np.zeros(3)
+        for step, gradient in enumerate(gradients, 1):
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            moments = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-7)
+            weight = weight - own * decays * weight - own * moments
+        expected.append(weight)
+    for gradient in gradients:
+        optimizer.apply([np.float32(gradient)] * 3, weights)
+    np.testing.assert_allclose([np.asarray(weight) for weight in weights], expected, rtol=1e-4)
+
+
+def test_without_groups_it_is_adamw(tmp_path):
+    import keras
+
+    from lib.training import LayerwiseAdamW
+
+    settings, results = dict(learning_rate=0.1, weight_decay=0.5), []
+    for optimizer in (keras.optimizers.AdamW(**settings), LayerwiseAdamW(**settings, multipliers={})):
+        weight = keras.Variable(np.linspace(-1, 1, 7), dtype="float32")
+        for step in range(3):
+            optimizer.apply([np.sin(np.arange(7, dtype=np.float32) + step)], [weight])
+        results.append([np.asarray(value) for value in (weight, *optimizer.variables)])
+    for one, other in zip(*results):  # so that checkpoints of one serve the other
+        np.testing.assert_array_equal(one, other)
+
+
+def test_only_the_weights_of_transformers_learn_slower():
+    from lib.models import build_model
+    from lib.training import compile_model
+
+    config = tiny_config(transformer="bottleneck", transformer_rate=0.25)
+    model = build_model(config)
+    compile_model(model, config, (1.0,) * 5)
+    assert model.optimizer.multipliers == {"transformer": 0.25}
+    parts = [variable.path for variable in model.trainable_variables if "transformer" in variable.path]
+    assert 0 < len(parts) < len(model.trainable_variables)
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
+    from lib.training import environment
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] is None
+    (tmp_path / "git").write_text("#!/bin/sh\necho 66beaee-dirty")
+    (tmp_path / "git").chmod(0o755)
+    assert environment()["commit"] == "66beaee-dirty"
 
 
 def test_half_precision_trains(tmp_path):

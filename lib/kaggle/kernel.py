@@ -133,6 +133,8 @@ def _tracked() -> list[str]:
     git = ["git", "-C", str(ROOT), "ls-files", "--", ":(glob)*.py", ":(glob)lib/**/*.py"]
     try:
         listed = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split()
+    except FileNotFoundError:
+        raise UserError("git: not found, and only the files that it tracks are packed; install it") from None
     except (OSError, subprocess.CalledProcessError):
         raise UserError(f"{ROOT}: git lists no tracked files, and only those are packed; work in a clone") from None
     return sorted(name for name in listed if (ROOT / name).exists())
