@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def main() -> None:
             masks = predict(ensemble, tiles, views, common(runs, "predict_background"), bar)
             save(args.out, count, masks, made_by)
         console.line(f"\n{args.out}: masks of {count} test tiles")
-        console.line(f"next: python submission.py {args.out}")
+        console.line("next: " + shlex.join(["python", "submission.py", str(args.out)]))
     elif not args.score_only:
         console.line("\nno test_set in the data: nothing to predict")
     console.result(masks=args.out if count else None, **validation)

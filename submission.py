@@ -30,7 +30,7 @@ def encode(args: argparse.Namespace, console: Console) -> None:
     wanted = encoding.count_test_tiles(args.data) if args.data else None
     masks, out, tiles, note = _write(args, args.zip, wanted, args.data)
     size, digest = os.path.getsize(out), sha256(out)
-    following = _next_command(masks, out, tiles, note)
+    following = _next_command(masks, out, tiles, note, args.allow_background)
     console.facts(
         masks=masks,
         **_origin(note),
@@ -106,14 +106,15 @@ def _origin(note: dict) -> dict[str, str]:
     return {"made_by": ", ".join(map(str, runs))} if isinstance(runs, list) and runs else {}
 
 
-def _next_command(masks: str, out: str, tiles: int, note: dict) -> str:
+def _next_command(masks: str, out: str, tiles: int, note: dict, allow_background: bool) -> str:
     """The command that comes next: submit the full test set, score any other."""
     if tiles == TEST_TILES:
-        return f"python submission.py {shlex.quote(masks)} --submit -m MESSAGE"
+        background = ["--allow-background"] if allow_background else []
+        return shlex.join(["python", "submission.py", masks, *background, "--submit", "-m", "MESSAGE"])
     data = note.get("data")
     source = str(data.get("source")) if isinstance(data, dict) else ""
-    truth = shlex.quote(source) if os.path.isfile(source) else "FILE"
-    return f"python submission.py --score {shlex.quote(out)} --truth {truth}"
+    truth = source if os.path.isfile(source) else "FILE"
+    return shlex.join(["python", "submission.py", "--score", out, "--truth", truth])
 
 
 # The option that asks for an action, what does it, and the other options it reads

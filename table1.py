@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -82,20 +83,27 @@ def main() -> None:
     common = [*(["--data", args.data] if args.data else [])]
     console.facts(table=folder / "table1.md", trainings=len(jobs), settings=" ".join([*setting.options, *overrides]))
 
+    children: set[subprocess.Popen] = set()
+
     def job(name: str, seed: int) -> dict:
         runs = folder / f"seed_{seed}"
         _script(
-            "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
+            children, "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
             "--set", f"seed={seed}", *overrides,
         )  # fmt: skip
         if not scored(runs / name):
-            _script("infer.py", str(runs / name), *common, "--tta", "--score-only")
+            _script(children, "infer.py", str(runs / name), *common, "--tta", "--score-only")
         result = summary(runs / name)
         console.line(f"{name} seed {seed}: {result['plain']:.2f}, with --tta {result['tta']:.2f}")
         return result
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda pair: job(*pair), jobs))
+        try:
+            results = list(pool.map(lambda pair: job(*pair), jobs))
+        except KeyboardInterrupt:
+            for child in list(children):
+                child.terminate()  # Ctrl-C reaches them too, but SIGTERM only this process
+            raise
     by_experiment: dict[str, list[dict]] = {}
     for (name, _), result in zip(jobs, results):
         by_experiment.setdefault(name, []).append(result)
@@ -106,13 +114,18 @@ def main() -> None:
     console.result(table=folder / "table1.md", experiments=by_experiment)
 
 
-def _script(name: str, *arguments: str) -> None:
-    """Runs one of the project's scripts. Raises UserError with its error line."""
+def _script(children: set[subprocess.Popen], name: str, *arguments: str) -> None:
+    """Runs one of the project's scripts, in `children` meanwhile. Raises UserError with its error line."""
     command = [sys.executable, str(HERE / name), *arguments, "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise UserError(f"{name} {' '.join(arguments)}: {lines[-1].removeprefix('error: ')}; run it alone to see more")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        children.add(child)
+        _, errors = child.communicate()
+    children.remove(child)
+    if child.returncode:
+        lines = errors.strip().splitlines() or ["no message"]
+        raise UserError(
+            f"{name} {shlex.join(arguments)}: {lines[-1].removeprefix('error: ')}; run it alone to see more"
+        )
 
 
 def scored(experiment: Path) -> bool:

@@ -132,9 +132,8 @@ def report(runs: list, results: list[dict], args: argparse.Namespace, console: C
         ]
         console.line("validation, intersection over union in percent")
         console.table(["fold", "epoch", "mean IoU", *names, "untrained", "one class"], rows)
-    folder = runs[0].folder.parent
-    options = f" --data {args.data}" if args.data else ""
-    console.line(f"\nnext: python infer.py {folder} --tta{options}")
+    data = ["--data", args.data] if args.data else []
+    console.line("\nnext: " + shlex.join(["python", "infer.py", str(runs[0].folder.parent), "--tta", *data]))
     console.result(runs=[{"folder": run.folder, **result} for run, result in zip(runs, results)])
 
 

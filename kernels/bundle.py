@@ -9,6 +9,7 @@ kernels/push.py does this and the rest: it uploads, waits and brings the run hom
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def main() -> None:
     kernel = Kernel.build(job, args.user or _username(), args.out)
     console = Console(args.quiet, args.json)
     size = sum(path.stat().st_size for path in args.out.glob("kernel*"))
-    following = f"kaggle kernels push -p {args.out}"
+    following = shlex.join(["kaggle", "kernels", "push", "-p", str(args.out)])
     console.facts(kernel=kernel.name, bundle=kernel.bundle, bytes=f"{size:,}", next=following)
     console.result(kernel=kernel.name, bundle=kernel.bundle, folder=args.out, bytes=size, next=following)
 

@@ -94,7 +94,7 @@ def asked(args: argparse.Namespace) -> list[Job]:
 
 def attach(kernels: Sequence[Kernel]) -> str:
     """The command that waits for kernels again."""
-    return "python kernels/push.py --attach " + " ".join(shlex.quote(str(kernel.folder)) for kernel in kernels)
+    return shlex.join(["python", "kernels/push.py", "--attach", *(str(kernel.folder) for kernel in kernels)])
 
 
 def ended(
@@ -260,15 +260,16 @@ def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
                 with replacing(folder / source.name, "wb") as stream:
                     stream.write(source.read_bytes())
         message = f"{folder.name}, {len(folds)} fold{'s' * (len(folds) > 1)}, tta"
-        following = f"python submission.py {folder / MASKS} --submit -m {shlex.quote(message)}"
+        following = ["submission.py", str(folder / MASKS), "--submit", "-m", message]
     else:
-        following = f"python infer.py {folder} --tta --out {folder / MASKS}"
+        following = ["infer.py", str(folder), "--tta", "--out", str(folder / MASKS)]
+    command = shlex.join(["python", *following])
     console.facts(
         runs=", ".join(map(str, folds)),
         validation_score="measured by the next command" if score is None else f"{score:.4f}",
-        next=following,
+        next=command,
     )
-    console.result(runs=folds, validation_score=score, next=following)
+    console.result(runs=folds, validation_score=score, next=command)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -402,6 +403,26 @@ def test_folds_in_several_kernels(push, server, tmp_path):
     assert set(server.versions) == {"mars-seventh-fold-0", "mars-seventh-fold-1"}
     assert {path.name for path in (tmp_path / "runs/seventh").iterdir()} == {"fold_0", "fold_1"}
     assert "python infer.py runs/seventh --tta" in process.stdout
+
+
+@pytest.mark.parametrize("runs", ["runs", "my $runs"])
+def test_the_next_command_names_the_placed_files(push, runs):
+    *_, line = push(*TWO_FOLDS, "--fold", "all", "--runs", runs).stdout.splitlines()
+    words = shlex.split(line)
+    assert words[:5] == ["next", "python", "submission.py", f"{runs}/seventh/masks.npz", "--submit"]
+    assert words[5:] == ["-m", "seventh, 2 folds, tta"]
+
+
+def test_the_bundle_s_next_command_names_its_folder(start):
+    process = start("bundle.py", "first", "--user", "me", "--out", "my kernel; really")
+    assert shlex.split(process.communicate()[0].splitlines()[-1])[-2:] == ["-p", "my kernel; really"]
+
+
+def test_a_bundle_needs_git(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    process = start("bundle.py", "first", "--user", "me")
+    _, errors = process.communicate()
+    assert process.returncode == 2 and errors.startswith("error: git: not found") and errors.count("\n") == 1
 
 
 def test_one_failure_among_several_kernels(push, server, tmp_path):

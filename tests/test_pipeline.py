@@ -1,8 +1,10 @@
 """The whole way on generated tiles, by the scripts themselves: train, infer, submit, check, score."""
 
 import json
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import train
 from lib import terrain
 from lib.console import UserError
 from lib.experiments import EXPERIMENTS
+from lib.locks import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 # Compiling is what these tests wait for; it grows with layers, not with width
@@ -135,6 +138,52 @@ def test_two_trainings_of_one_run(data, tmp_path):
     assert f"first/fold_0: in use by process {first.pid} on " in second.stderr
     assert first.returncode == 0
     assert {path.name for path in (tmp_path / "runs" / "first").iterdir()} == {"fold_0"}
+
+
+def test_sigterm_ends_a_table_and_its_training(data, tmp_path):
+    command = [
+        sys.executable, ROOT / "table1.py", "--experiments", "first", "--data", data, "--runs", tmp_path,
+        "--seeds", "0", "--set", *SMALL, "depth=1", "epochs=1000",
+    ]  # fmt: skip
+    fold = tmp_path / "table1-laptop" / "seed_0" / "first" / "fold_0"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as table:
+        while not (fold / "config.json").exists():
+            assert table.poll() is None
+            time.sleep(0.1)
+        table.terminate()
+        assert table.stderr.read() == b"terminated\n"
+    assert table.returncode == 143
+    with locked(fold):  # nobody trains it any more
+        assert not list(fold.glob("*.partial"))
+
+
+def follow(printed: str, folder: Path, *more: str) -> subprocess.CompletedProcess:
+    """Runs the command that a script printed behind `next`, as a shell would, with `more` arguments."""
+    (line,) = [line for line in printed.splitlines() if line.startswith("next")]
+    python, script, *arguments = shlex.split(line.partition(" ")[2])
+    assert python == "python"
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *arguments, *more], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_next_commands_can_be_followed_where_names_need_quotes(data, tmp_path):
+    place, masks = tmp_path / "it's $(a) run; really", "my masks.npz"
+    place.mkdir()
+    tiles = place / "the data.npz"
+    tiles.symlink_to(data)
+    train = ["python", "train.py", "first", "--tiny", "--data", tiles.name, "--runs", "all *"]
+    first = follow("next: " + shlex.join([*train, "--set", *SMALL, "depth=1", "ignore_background=1"]), place)
+    assert shlex.split(first.stdout.splitlines()[-1]) == [
+        "next:", "python", "infer.py", "all */first", "--tta", "--data", tiles.name
+    ]  # fmt: skip
+    second = follow(first.stdout, place, "--out", masks)
+    assert shlex.split(second.stdout.splitlines()[-1])[:4] == ["next:", "python", "submission.py", masks]
+    third = follow(second.stdout, place)
+    assert "--score submission.csv --truth " + shlex.quote(tiles.name) in third.stdout
+    assert "mean" in follow(third.stdout, place).stdout
 
 
 def test_table1_writes_the_report_s_figures_beside_ours_and_goes_on(folds, data, tmp_path, monkeypatch, capsys):
