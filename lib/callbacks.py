@@ -66,7 +66,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, console: Console, epochs: int, steps: int, batch_size: int):
         super().__init__()
         self.console, self.epochs, self.steps, self.batch_size = console, epochs, steps, batch_size
-        self.best = None
+        self.best: float | None = None
 
     def on_epoch_begin(self, epoch, logs=None):
         title = f"epoch {epoch + 1}/{self.epochs}"
