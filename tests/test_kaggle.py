@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT
 from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer, assert_refused
 
-from lib.task import COMPETITION
+from lib.locks import locked
+from lib.task import COMPETITION, DATA_FILE
 
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
 
@@ -131,6 +132,12 @@ def test_download(run, tmp_path):
     assert json.loads(process.stdout)["path"] == "data/mars_for_students.npz"
     assert (tmp_path / "data" / "mars_for_students.npz").read_bytes() == DATA
     assert os.listdir(tmp_path / "data") == ["mars_for_students.npz"]
+
+
+def test_two_downloads_at_once(run, tmp_path):
+    with locked(tmp_path / "data" / f"{DATA_FILE}.download"):
+        assert_refused(run("lib.kaggle.download"), f"{DATA_FILE}.download: in use by process {os.getpid()}")
+    assert run("lib.kaggle.download").returncode == 0
 
 
 def test_download_of_the_bare_file(run, server, tmp_path):

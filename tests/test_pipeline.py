@@ -123,27 +123,32 @@ def test_finished_folds_are_not_trained_again(folds, data, monkeypatch, capsys):
     assert [path.stat().st_mtime_ns for path in sorted(folds.glob("seventh/fold_*/*"))] == before
 
 
-def test_two_trainings_of_one_run(data, tmp_path):
-    """The second one says in one line which process is at it, and disturbs nothing."""
+def test_two_trainings_of_one_run_and_sigterm(data, tmp_path):
+    """The second one says in one line which process is at it; the first one ends resumable."""
     command = [
         sys.executable, ROOT / "train.py", "first", "--tiny", "--data", data, "--runs", tmp_path / "runs",
-        "--set", *SMALL, "depth=1",
+        "--set", *SMALL, "depth=1", "epochs=1000", "patience=1000",
     ]  # fmt: skip
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as first:
-        while not first.stdout.readline().startswith("run "):  # from here on it trains
+    fold = tmp_path / "runs" / "first" / "fold_0"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        while not first.stdout.readline().startswith("epoch "):
             assert first.poll() is None
-        second = subprocess.run([*command, "--fold", "all"], cwd=tmp_path, capture_output=True, text=True)
-        first.stdout.read()
+        second = subprocess.run([*command, "--fold", "all"], capture_output=True, text=True)
+        first.terminate()
+        printed, errors = first.communicate()
     assert second.returncode == 2 and second.stderr.count("\n") == 1
     assert f"first/fold_0: in use by process {first.pid} on " in second.stderr
-    assert first.returncode == 0
-    assert {path.name for path in (tmp_path / "runs" / "first").iterdir()} == {"fold_0"}
+    assert first.returncode == 143 and errors == "terminated\n"
+    assert printed.splitlines()[-1] == f"to go on: python train.py {shlex.join(map(str, command[2:]))} --resume"
+    assert {path.name for path in fold.parent.iterdir()} == {"fold_0"}
+    assert (fold / "state.npz").exists() and not (fold / "metrics.json").exists()
+    assert not list(fold.glob("*.partial"))
 
 
 def test_sigterm_ends_a_table_and_its_training(data, tmp_path):
     command = [
         sys.executable, ROOT / "table1.py", "--experiments", "first", "--data", data, "--runs", tmp_path,
-        "--seeds", "0", "--set", *SMALL, "depth=1", "epochs=1000",
+        "--seeds", "0", "--set", *SMALL, "depth=1", "epochs=1000", "patience=1000",
     ]  # fmt: skip
     fold = tmp_path / "table1-laptop" / "seed_0" / "first" / "fold_0"
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as table:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import replacing, sha256
 from lib.kaggle.client import Kaggle
+from lib.locks import locked
 from lib.task import DATA_BYTES, DATA_FILE, DATA_SHA256
 
 
@@ -23,11 +24,12 @@ def download(kaggle: Kaggle, path: Path, bar: bool) -> None:
     the file has not the known size and SHA-256; `path` is then left as it was.
     """
     folder = path.with_name(path.name + ".download")  # kept when the line breaks, so that the client can go on
-    archive = kaggle.download(folder, bar)
-    try:
-        _extract(archive, path)
-    finally:
-        shutil.rmtree(folder)
+    with locked(folder):
+        archive = kaggle.download(folder, bar)
+        try:
+            _extract(archive, path)
+        finally:
+            shutil.rmtree(folder)
 
 
 def _extract(archive: Path, path: Path) -> None:

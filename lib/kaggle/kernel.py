@@ -21,6 +21,7 @@ from lib.config import Config
 from lib.console import UserError
 from lib.experiments import make_config
 from lib.files import replacing
+from lib.locks import locked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 METADATA = "kernel-metadata.json"
@@ -95,10 +96,11 @@ class Kernel:
         metadata = json.loads((ROOT / "kernels" / METADATA).read_text())
         metadata |= {"id": f"{user}/{slug}", "title": job.title}
         bundle, script = _script(job)
-        with replacing(folder / metadata["code_file"]) as stream:
-            stream.write(script)
-        with replacing(folder / METADATA) as stream:
-            json.dump(metadata, stream, indent=1)
+        with locked(folder, wait=True):  # or one process's code might lie beside another's metadata
+            with replacing(folder / metadata["code_file"]) as stream:
+                stream.write(script)
+            with replacing(folder / METADATA) as stream:
+                json.dump(metadata, stream, indent=1)
         return cls(folder, metadata["id"], bundle, job)
 
     @classmethod
