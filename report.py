@@ -16,7 +16,7 @@ from lib import data, figures
 from lib.audit import audit
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.evaluation import evaluate, join, systems
-from lib.files import replacing
+from lib.files import replacing, writable
 from lib.metrics import percent, scores
 from lib.report.page import build
 from lib.runs import find_runs
@@ -44,7 +44,10 @@ def main() -> None:
     for system in chosen:
         evaluations = evaluate(system.runs, dataset, console)
         for run, evaluation in zip(system.runs, evaluations):
-            draw_run(run, evaluation, dataset)
+            if writable(run.folder):
+                draw_run(run, evaluation, dataset)
+            else:
+                console.line(f"{run.folder}: cannot be written; its pictures are left out")
         evaluated.append((system, join(evaluations)))
     write_page(args.out, evaluated, dataset, console)
 

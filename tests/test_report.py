@@ -273,6 +273,18 @@ def test_the_script_writes_the_page_and_pictures_beside_the_run(trained, monkeyp
     assert names == {"curves.png", "confusion.png", "worst.png", "best.png"}
 
 
+def test_a_run_that_can_only_be_read_is_reported_on(trained, monkeypatch, capsys):
+    import report as script
+
+    fold = trained / "runs/seventh/fold_0"
+    for picture in fold.glob("*.png"):
+        picture.unlink()
+    monkeypatch.setattr(script, "writable", lambda folder: folder != fold)
+    run_script(trained, monkeypatch)
+    assert f"{fold}: cannot be written; its pictures are left out\n" in capsys.readouterr().out
+    assert not list(fold.glob("*.png"))
+
+
 def test_the_script_draws_four_tiles(trained, monkeypatch, capsys):
     import matplotlib.image
 
