@@ -1,19 +1,20 @@
 # Two commands, each enough on a fresh machine with Python 3.11 or 3.12: `make demo` and `make test`.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .PHONY: demo test check mutants table1
 
-.venv/installed: requirements.txt
-	$(PYTHON) -m venv .venv
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python -m lib.terrain --out runs/demo/terrain.npz
 	$(BIN)/python train.py seventh --tiny --data runs/demo/terrain.npz --runs runs/demo --set epochs=12 --resume
 	$(BIN)/python infer.py runs/demo/seventh --tta --data runs/demo/terrain.npz --out runs/demo/masks.npz
@@ -21,16 +22,16 @@ demo: .venv/installed
 	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
 
-test: .venv/installed-dev
+test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal
 
-check: .venv/installed-dev
+check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-table1: .venv/installed
+table1: $(VENV)/installed
 	$(BIN)/python table1.py --setting $(or $(SETTING),laptop) $(if $(DATA),--data $(DATA))
 
-mutants: .venv/installed-dev
+mutants: $(VENV)/installed-dev
 	$(BIN)/python -m bench.mutants
