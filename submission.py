@@ -20,6 +20,7 @@ from lib.files import sha256
 from lib.kaggle import submit as kaggle_submit
 from lib.kaggle.client import Kaggle
 from lib.metrics import scores
+from lib.records import Origin
 from lib.task import TEST_TILES
 
 JOURNAL = Path("submissions.csv")
@@ -41,7 +42,15 @@ def encode(args: argparse.Namespace, console: Console) -> None:
         checked=_checked(args.allow_background),
         next=following,
     )
-    console.result(masks=masks, made_by=note, path=out, rows=tiles, bytes=size, sha256=digest, next=following)
+    console.result(
+        masks=masks,
+        made_by=note.model_dump(exclude_unset=True),
+        path=out,
+        rows=tiles,
+        bytes=size,
+        sha256=digest,
+        next=following,
+    )
 
 
 def submit(args: argparse.Namespace, console: Console) -> None:
@@ -53,7 +62,7 @@ def submit(args: argparse.Namespace, console: Console) -> None:
     kaggle_submit.submit(Kaggle(), Path(out), args.message, note, JOURNAL, console)
 
 
-def _write(args: argparse.Namespace, zipped: bool, wanted: int | None, data: str) -> tuple[str, str, int, dict]:
+def _write(args: argparse.Namespace, zipped: bool, wanted: int | None, data: str) -> tuple[str, str, int, Origin]:
     """Encodes and checks; UserError unless `wanted` tiles. Returns masks file, file written, tiles, masks' note."""
     masks, out = args.masks or "masks.npz", args.out or "submission.csv"
     if zipped and not out.endswith(".zip"):
@@ -101,19 +110,16 @@ def _checked(allow_background: bool) -> str:
     return f"header, ids, columns, labels {0 if allow_background else 1}..4"
 
 
-def _origin(note: dict) -> dict[str, str]:
-    runs = note.get("runs")
-    return {"made_by": ", ".join(map(str, runs))} if isinstance(runs, list) and runs else {}
+def _origin(note: Origin) -> dict[str, str]:
+    return {"made_by": ", ".join(note.runs)} if note.runs else {}
 
 
-def _next_command(masks: str, out: str, tiles: int, note: dict, allow_background: bool) -> str:
+def _next_command(masks: str, out: str, tiles: int, note: Origin, allow_background: bool) -> str:
     """The command that comes next: submit the full test set, score any other."""
     if tiles == TEST_TILES:
         background = ["--allow-background"] if allow_background else []
         return shlex.join(["python", "submission.py", masks, *background, "--submit", "-m", "MESSAGE"])
-    data = note.get("data")
-    source = str(data.get("source")) if isinstance(data, dict) else ""
-    truth = source if os.path.isfile(source) else "FILE"
+    truth = note.data.source if note.data and os.path.isfile(note.data.source) else "FILE"
     return shlex.join(["python", "submission.py", "--score", out, "--truth", truth])
 
 

@@ -10,7 +10,6 @@ Goes on where it stopped: finished runs are not trained again. Writes <runs>/tab
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import statistics
 import subprocess
@@ -22,7 +21,8 @@ from pathlib import Path
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.files import replacing
-from lib.runs import ENVIRONMENT, METRICS, SPLIT, VALIDATION
+from lib.records import Environment, Validation
+from lib.runs import ADVICE, ENVIRONMENT, METRICS, VALIDATION, find_runs
 
 HERE = Path(__file__).resolve().parent
 
@@ -132,25 +132,31 @@ def scored(experiment: Path) -> bool:
     """Whether the experiment has a score with and without --tta that is newer than its folds."""
     path = experiment / VALIDATION
     newest = max(fold.stat().st_mtime for fold in experiment.glob(f"fold_*/{METRICS}"))
-    return path.exists() and path.stat().st_mtime >= newest and json.loads(path.read_text())["tta"] is not None
+    return path.exists() and path.stat().st_mtime >= newest and _validation(experiment).tta is not None
 
 
 def summary(experiment: Path) -> dict:
     """What the table needs of one experiment and seed; scores in percent, over all trained folds."""
-    validation = json.loads((experiment / VALIDATION).read_text())
-    folds = [json.loads(path.read_text()) for path in sorted(experiment.glob(f"fold_*/{METRICS}"))]
-    environment = json.loads(next(experiment.glob(f"fold_*/{ENVIRONMENT}")).read_text())
-    split = json.loads(next(experiment.glob(f"fold_*/{SPLIT}")).read_text())
+    validation = _validation(experiment)
+    runs = find_runs([str(experiment)], experiment.parent)
+    folds = [run.metrics() for run in runs]
+    environment = Environment.read(runs[0].folder / ENVIRONMENT, ADVICE)
+    if validation.plain is None or validation.tta is None:
+        raise UserError(f"{experiment}: not scored with and without --tta; delete its {VALIDATION}")
     return {
-        "plain": 100 * validation["plain"]["mean_iou"],
-        "tta": 100 * validation["tta"]["mean_iou"],
-        "big_rock": 100 * (validation["plain"]["iou"]["big rock"] or 0.0),
-        "tiles": validation["tiles"],
-        "parameters": folds[0]["parameters"],
-        "epoch_seconds": sum(fold["seconds"] for fold in folds) / sum(fold["epochs"] for fold in folds),
-        "device": environment["device"],
-        "data": f"{Path(split['data']['source']).name} (digest {split['data']['digest'][:12]})",
+        "plain": 100 * validation.plain.mean_iou,
+        "tta": 100 * validation.tta.mean_iou,
+        "big_rock": 100 * (validation.plain.iou["big rock"] or 0.0),
+        "tiles": validation.tiles,
+        "parameters": folds[0].parameters,
+        "epoch_seconds": sum(fold.seconds for fold in folds) / sum(fold.epochs for fold in folds),
+        "device": environment.device,
+        "data": f"{Path(runs[0].split.source).name} (digest {runs[0].split.digest[:12]})",
     }
+
+
+def _validation(experiment: Path) -> Validation:
+    return Validation.read(experiment / VALIDATION, "delete it")
 
 
 def markdown(by_experiment: dict[str, list[dict]], seeds: list[int], fold: str, settings: list[str]) -> str:

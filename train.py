@@ -22,7 +22,9 @@ from lib.experiments import EXPERIMENTS, make_config
 from lib.groups import FOLDS_BY
 from lib.locks import locked
 from lib.metrics import percent
-from lib.runs import Split, fold_folder, prepare
+from lib.records import Metrics
+from lib.runs import Run, Split, fold_folder, prepare
+from lib.task import CLASSES
 
 
 def main() -> None:
@@ -97,6 +99,8 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
             held.enter_context(locked(folder))
         runs = [prepare(folder, config, split, args.resume) for folder, split in zip(folders, splits)]
         for run in runs:
+            run.check_data(dataset)
+        for run in runs:
             if run.finished:
                 console.line(f"{run.folder}: finished before; delete it to train it again")
                 results.append(run.metrics())
@@ -118,23 +122,28 @@ def watching(folder: Path | None, run, dataset) -> tuple:
     return tuple(tensorboard(name, dataset.images[tiles], dataset.masks[tiles], run.config.predict_background))
 
 
-def report(runs: list, results: list[dict], args: argparse.Namespace, console: Console) -> None:
+def report(runs: list[Run], results: list[Metrics], args: argparse.Namespace, console: Console) -> None:
     """The closing table and the next command."""
-    scored = [(run, result) for run, result in zip(runs, results) if "mean_iou" in result]
-    if scored:
-        console.line()
-        names = list(scored[0][1]["iou"])[1:]
-        rows = [
-            [run.folder.name, result["best_epoch"], percent(result["mean_iou"])]
-            + [percent(result["iou"][name]) for name in names]
-            + [percent(result["untrained_mean_iou"]), percent(result["constant_mean_iou"])]
-            for run, result in scored
+    rows = [
+        [
+            run.folder.name,
+            result.best_epoch,
+            percent(result.mean_iou),
+            *(percent(result.iou[name]) for name in CLASSES[1:]),
+            percent(result.untrained_mean_iou),
+            percent(result.constant_mean_iou),
         ]
-        console.line("validation, intersection over union in percent")
-        console.table(["fold", "epoch", "mean IoU", *names, "untrained", "one class"], rows)
+        for run, result in zip(runs, results)
+        if result.iou
+    ]
+    if rows:
+        console.line("\nvalidation, intersection over union in percent")
+        console.table(["fold", "epoch", "mean IoU", *CLASSES[1:], "untrained", "one class"], rows)
     data = ["--data", args.data] if args.data else []
     console.line("\nnext: " + shlex.join(["python", "infer.py", str(runs[0].folder.parent), "--tta", *data]))
-    console.result(runs=[{"folder": run.folder, **result} for run, result in zip(runs, results)])
+    console.result(
+        runs=[{"folder": run.folder, **result.model_dump(exclude_none=True)} for run, result in zip(runs, results)]
+    )
 
 
 if __name__ == "__main__":

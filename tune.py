@@ -45,8 +45,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose validation scores the trials; default 0")
     parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs: for a laptop")
-    changes = dict(nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--set", **changes, help="change config fields, and leave them out of the search")
+    settings = "change config fields, and leave them out of the search"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the study's folder lies")
     parser.add_argument("--study", metavar="NAME", help="default: EXPERIMENT-study")
     parser.add_argument("--storage", metavar="URL", help=f"any database of Optuna's; default: {DATABASE} in the folder")

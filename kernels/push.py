@@ -11,7 +11,6 @@ been trained here. Ctrl-C leaves the kernel running. Ends with an error unless a
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.files import atomic_path, replacing, sha256
 from lib.kaggle.client import Kaggle
-from lib.kaggle.kernel import Job, Kernel, add_job_options
+from lib.kaggle.kernel import Job, Kernel, Manifest, add_job_options
 from lib.locks import locked
 from lib.runs import CONFIG, VALIDATION, Run, fold_folder
 
@@ -197,18 +196,21 @@ def show_log(kaggle: Kaggle, kernel: Kernel) -> None:
 
 def check_output(kernel: Kernel, output: Path) -> None:
     """Whether the manifest is of this build, and every file is there and as it was on Kaggle. Raises UserError."""
-    try:
-        manifest = json.loads((output / MANIFEST).read_text())
-        bundle, files = manifest["bundle"], manifest["files"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{kernel.name}: no readable {MANIFEST} in its output") from None
-    if bundle != kernel.bundle:
-        raise UserError(f"{kernel.name}: its output is of build {bundle}, but {kernel.bundle} was pushed")
-    for name, digest in files.items():
+    manifest = read_manifest(kernel, output)
+    if manifest.bundle != kernel.bundle:
+        raise UserError(f"{kernel.name}: its output is of build {manifest.bundle}, but {kernel.bundle} was pushed")
+    for name, digest in manifest.files.items():
         if not (output / name).is_file():
             raise UserError(f"{kernel.name}: {name} did not arrive")
         if sha256(output / name) != digest:
             raise UserError(f"{kernel.name}: {name} arrived damaged")
+
+
+def read_manifest(kernel: Kernel, output: Path) -> Manifest:
+    """What the kernel says of its output. Raises UserError where it does not."""
+    if not (output / MANIFEST).is_file():
+        raise UserError(f"{kernel.name}: no {MANIFEST} in its output")
+    return Manifest.read(output / MANIFEST, "push it again")
 
 
 def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
@@ -254,7 +256,7 @@ def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
     folds = _folds(folder)
     score = None
     if len(folds) == len(job.folds):
-        score = json.loads((output / MANIFEST).read_text())["score"]
+        score = read_manifest(kernels[0], output).score
         for source in (output / "runs" / folder.name / VALIDATION, output / MASKS):
             if source.exists():
                 with replacing(folder / source.name, "wb") as stream:

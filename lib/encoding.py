@@ -7,7 +7,6 @@ Writing fills in every second byte of that rectangle; reading subtracts it, whic
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zipfile
@@ -23,6 +22,7 @@ from lib.data import ARRAYS
 from lib.files import naming, replacing
 from lib.metrics import confusion_matrix
 from lib.npz import BLOCK, ArrayReader, keys, load
+from lib.records import Origin
 from lib.task import CLASSES, HEIGHT, WIDTH
 
 PIXELS = HEIGHT * WIDTH
@@ -53,21 +53,12 @@ def open_masks(path: str | os.PathLike) -> ArrayReader:
     return reader
 
 
-def made_by(path: str | os.PathLike) -> dict[str, object]:
-    """infer.py's note of where masks come from (`runs`, `views`, `validation`, `data`); empty where there is none.
-
-    Raises UserError where the note is not a JSON object.
-    """
+def made_by(path: str | os.PathLike) -> Origin:
+    """infer.py's note of where masks come from; empty where there is none. Raises UserError where it is damaged."""
     if "made_by" not in keys(path, _MASKS_ARRAYS):
-        return {}
-    text = load(path, ["made_by"], known=_MASKS_ARRAYS)["made_by"]
-    try:
-        note = json.loads(str(text))
-        if isinstance(note, dict):
-            return note
-    except ValueError:
-        pass
-    raise UserError(f"{path}: 'made_by' is not the JSON text that infer.py writes; run infer.py again")
+        return Origin()
+    text = str(load(path, ["made_by"], known=_MASKS_ARRAYS)["made_by"])
+    return Origin.from_json(text, f"{path}: made_by", "run infer.py again")
 
 
 def count_test_tiles(path: str | os.PathLike) -> int:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from pydantic import model_validator
 
 from lib.config import Config
 from lib.console import UserError
 from lib.data import Dataset, stratified_folds
 from lib.files import replacing
 from lib.groups import find_groups
+from lib.records import Count, Data, Epoch, Metrics
+from lib.schema import Record
 
 CONFIG, SPLIT, WEIGHTS, STATE = "config.json", "split.json", "best.weights.h5", "state.npz"
 HISTORY, METRICS, ENVIRONMENT = "history.csv", "metrics.json", "environment.json"
 VALIDATION = "validation.json"
+ADVICE = "train the run again"  # how a message about a damaged file ends
+
+
+class _SplitFile(Record):
+    """split.json: a Split in plain lists."""
+
+    data: Data
+    fold: Count | None
+    train: list[Count]
+    validation: list[Count]
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if len({*self.train, *self.validation}) < len(self.train) + len(self.validation):
+            raise ValueError("train, validation: a tile is named twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,10 @@ class Split:
     def each(cls, dataset: Dataset, config: Config, chosen: Sequence[int | None]) -> list[Split]:
         """The splits of several folds; groups of tiles, where folds_by asks for them, are looked for once.
 
-        Raises UserError for a fold that does not exist.
+        Raises UserError for a fold that does not exist, or where there is no tile to train on.
         """
+        if dataset.outliers.all():
+            raise UserError(f"{dataset.source}: no training tile in it but outliers; name another file with --data")
         for fold in chosen:
             if fold is not None and not 0 <= fold < config.folds:
                 raise UserError(f"--fold {fold}: there are folds 0 to {config.folds - 1}, all and none")
@@ -63,57 +84,55 @@ class Split:
 
     def to_json(self) -> str:
         """Readable JSON."""
-        return json.dumps(
-            {
-                "data": {"source": self.source, "digest": self.digest},
-                "fold": self.fold,
-                "train": self.train.tolist(),
-                "validation": self.validation.tolist(),
-            }
-        )
+        data = Data(source=self.source, digest=self.digest)
+        tiles = dict(train=self.train.tolist(), validation=self.validation.tolist())
+        return _SplitFile(data=data, fold=self.fold, **tiles).model_dump_json()
 
     @classmethod
-    def from_json(cls, text: str) -> Split:
-        """Reads `to_json`'s text."""
-        values = json.loads(text)
-        return cls(
-            values["data"]["source"],
-            values["data"]["digest"],
-            values["fold"],
-            np.array(values["train"], np.int64),
-            np.array(values["validation"], np.int64),
-        )
+    def from_json(cls, text: str | bytes, source: object = SPLIT) -> Split:
+        """Reads `to_json`'s text. Raises UserError, naming `source` and what is wrong."""
+        found = _SplitFile.from_json(text, source, ADVICE)
+        train, validation = (np.array(tiles, np.int64) for tiles in (found.train, found.validation))
+        return cls(found.data.source, found.data.digest, found.fold, train, validation)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder with its config and split read."""
+    """One run folder with its config and split read, or about to be made.
+
+    `prolonged`: it has ended, and is to be trained for more epochs.
+    """
 
     folder: Path
     config: Config
     split: Split
+    prolonged: bool = False
 
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Raises UserError when the folder is no run."""
         try:
-            config = Config.read(folder / CONFIG, "train the run again")
-            return cls(folder, config, Split.from_json((folder / SPLIT).read_text()))
+            config = Config.read(folder / CONFIG, ADVICE)
+            return cls(folder, config, Split.from_json((folder / SPLIT).read_bytes(), folder / SPLIT))
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: missing, so {folder} is no run; train it again") from None
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{folder / SPLIT}: not readable ({error}); train the run again") from None
 
     @property
     def finished(self) -> bool:
         """Whether training came to its end."""
-        return (self.folder / METRICS).exists()
+        return not self.prolonged and (self.folder / METRICS).exists()
 
-    def metrics(self) -> dict:
+    def begin(self) -> None:
+        """Makes the folder, before training writes into it. A refused training has left no trace until then."""
+        write_text(self.folder / SPLIT, self.split.to_json())
+        (self.folder / METRICS).unlink(missing_ok=True)  # it is not finished any more
+        write_text(self.folder / CONFIG, self.config.to_json())  # last: a folder with a config is a run
+
+    def metrics(self) -> Metrics:
         """metrics.json. Raises UserError when training has not ended."""
         if not self.finished:
             raise UserError(f"{self.folder}: training has not ended; go on with `python train.py ... --resume`")
-        return json.loads((self.folder / METRICS).read_text())
+        return Metrics.read(self.folder / METRICS, ADVICE)
 
     def check_data(self, dataset) -> None:
         """Raises UserError when a lib.data.Dataset is not the one that the run's split speaks of."""
@@ -121,14 +140,17 @@ class Run:
             raise UserError(
                 f"{self.folder}: trained on other data ({self.split.source}) than {dataset.source}; name it with --data"
             )
+        last = max([*self.split.train, *self.split.validation], default=-1)
+        if last >= len(dataset.images):
+            raise UserError(f"{self.folder / SPLIT}: there is no tile {last} in {dataset.source}; {ADVICE}")
 
     def history(self) -> list[dict[str, float]]:
-        """history.csv, a dict per epoch; empty before the first checkpoint."""
+        """history.csv, a dict per epoch, without what is undefined; empty before the first checkpoint."""
         path = self.folder / HISTORY
-        if not path.exists():
-            return []
-        with open(path, newline="") as stream:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+        rows = Epoch.read_rows(path, ADVICE) if path.exists() else []
+        if [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
+            raise UserError(f"{path}: its epochs do not count from 1; {ADVICE}")
+        return [row.model_dump(exclude_none=True) for row in rows]
 
     def build_model(self):
         """The run's network with fresh weights."""
@@ -174,18 +196,16 @@ def fold_folder(runs: Path, experiment: str, fold: int | None) -> Path:
 
 
 def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
-    """Makes the run folder, or opens the one to resume; never touches a run of another configuration or other data.
+    """The run that is to be trained, or the one to resume; never a folder of another configuration or other data.
 
     `epochs` may differ: a run may be resumed for longer, or be ended with the epochs that it has. A run none of whose
     epochs came to its end has nothing to lose, and is begun afresh. Hold `lib.locks.locked(folder)` around it and the
-    training.
+    training. Writes nothing: `Run.begin` does, once nothing can refuse the training any more.
 
     Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
     """
     begun = any((folder / name).exists() for name in (WEIGHTS, STATE, METRICS))
     if not begun or not (folder / CONFIG).exists() or not (folder / SPLIT).exists():
-        write_text(folder / SPLIT, split.to_json())
-        write_text(folder / CONFIG, config.to_json())  # last: a folder with a config is a run
         return Run(folder, config, split)
     run = Run.open(folder)
     changed = {name: value for name, value in config.differences(run.config).items() if name != "epochs"}
@@ -199,9 +219,7 @@ def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
     if not resume:
         state = f"a run of {run.config.epochs} epochs" if run.finished else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; add --resume to go on, or delete it to start afresh")
-    (folder / METRICS).unlink(missing_ok=True)  # it is not finished any more
-    write_text(folder / CONFIG, config.to_json())
-    return Run(folder, config, run.split)
+    return Run(folder, config, run.split, prolonged=run.finished)
 
 
 def find_runs(names: Sequence[str], runs: Path) -> list[Run]:
@@ -214,7 +232,7 @@ def find_runs(names: Sequence[str], runs: Path) -> list[Run]:
         if not done:
             raise UserError(f"{runs}: no finished run in it; train one first: python train.py seventh")
         names = [str(done[-1].parent.parent)]
-    found = []
+    found: list[Run] = []
     for name in names:
         folder = Path(name) if Path(name).is_dir() else runs / name
         if (folder / CONFIG).exists():

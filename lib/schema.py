@@ -67,7 +67,7 @@ class Record(BaseModel):
     def read_rows(cls, path: str | os.PathLike, advice: str) -> list[Self]:
         """The records in a CSV file, one a line; an empty cell is a missing field. Raises as `read` does."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_bytes().decode("utf-8")
             reader = csv.DictReader(io.StringIO(text, newline=""), restkey="column without a name", strict=True)
             columns = reader.fieldnames or []
             rows = [(f"{path}, line {reader.line_num}", row) for row in reader]

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from lib.console import Console
 from lib.losses import SegmentationLoss, class_weights
 from lib.metrics import confusion_matrix, mean_iou
 from lib.models import build_model
+from lib.records import Environment, Metrics
 from lib.runs import Run
 
 AHEAD = 8  # batches that are augmented while the device trains
@@ -113,7 +115,7 @@ def train_fold(
     dataset,
     console: Console,
     extra: tuple[keras.callbacks.Callback, ...] = (),
-) -> dict:
+) -> Metrics:
     """Trains one run to its end, from its checkpoint if there is one, and writes metrics.json.
 
     Args:
@@ -158,17 +160,18 @@ def train_fold(
     chain = [progress, *([validation] if validation else []), callbacks.Report(progress)]
     chain += [*counters.values(), *extra, checkpoint]
 
-    metrics: dict[str, object] = {"parameters": model.count_params(), "config_hash": config.hash()}
+    scored: dict[str, Any] = {}
     if validation:
-        metrics["untrained_mean_iou"] = validation.scores()["mean_iou"]
-        metrics["constant_mean_iou"] = constant_score(masks, validation.masks)
+        scored["untrained_mean_iou"] = validation.scores()["mean_iou"]
+        scored["constant_mean_iou"] = constant_score(masks, validation.masks)
 
     first = checkpoint.restore(model)
+    run.begin()
     progress.best = checkpoint.best
     if first:
         console.line(f"resumed after epoch {first}")
     else:
-        runs.write_json(run.folder / runs.ENVIRONMENT, environment())
+        runs.write_text(run.folder / runs.ENVIRONMENT, environment().to_json())
     if first < config.epochs and not checkpoint.stopped:
         model.fit(
             batches.from_epoch(first),
@@ -180,15 +183,17 @@ def train_fold(
         )
         checkpoint.save()
 
-    metrics |= {
-        "epochs": len(checkpoint.history),
-        "best_epoch": checkpoint.best_epoch + 1,
-        "seconds": sum(row["seconds"] for row in checkpoint.history),
-    }
     if validation:
         run.weights(model)
-        metrics |= validation.scores()
-    runs.write_json(run.folder / runs.METRICS, metrics)
+        scored |= validation.scores()
+    metrics = Metrics(
+        parameters=model.count_params(),
+        epochs=len(checkpoint.history),
+        best_epoch=checkpoint.best_epoch + 1,
+        seconds=sum(row["seconds"] for row in checkpoint.history),
+        **scored,
+    )
+    runs.write_text(run.folder / runs.METRICS, metrics.to_json())
     return metrics
 
 
@@ -214,7 +219,7 @@ def device() -> str:
     return f"{backend} on {', '.join(names)}"
 
 
-def environment() -> dict[str, object]:
+def environment() -> Environment:
     """Versions, backend, device and the code's commit: what a result depends on besides config and data."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
@@ -222,12 +227,12 @@ def environment() -> dict[str, object]:
     except OSError:  # no git here
         commit = ""
     backend = __import__(keras.backend.backend())
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "keras": keras.__version__,
-        keras.backend.backend(): backend.__version__,
-        "numpy": np.__version__,
-        "device": device(),
-        "commit": commit or None,
-    }
+    return Environment(
+        python=platform.python_version(),
+        system=platform.platform(),
+        keras=keras.__version__,
+        numpy=np.__version__,
+        device=device(),
+        commit=commit or None,
+        **{keras.backend.backend(): backend.__version__},
+    )

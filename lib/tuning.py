@@ -53,8 +53,8 @@ def open_study(url: str, name: str, fingerprint: Fingerprint, first: dict[str, o
             load_if_exists=True,
         )
     except Exception as error:  # whatever SQLAlchemy and the database's driver say
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"--storage: {reason}; give a URL such as sqlite:///study.db that can be opened here") from None
+        said = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--storage: {said}; give a URL such as sqlite:///study.db that can be opened here") from None
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         study.set_user_attr(FINGERPRINT, json.loads(fingerprint.to_json()))
         study.enqueue_trial(first, skip_if_exists=True)
@@ -67,20 +67,20 @@ def open_study(url: str, name: str, fingerprint: Fingerprint, first: dict[str, o
     return study
 
 
-def _storage(url: str) -> optuna.storages.RDBStorage:
-    for opening in range(OPENINGS):
-        try:
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs={"connect_args": {"timeout": GRACE}} if url.startswith("sqlite") else None,
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                failed_trial_callback=retry,
-            )
-        except sqlalchemy.exc.DBAPIError:
-            if opening == OPENINGS - 1:
-                raise
-            time.sleep(POLL)
+def _storage(url: str, openings: int = OPENINGS) -> optuna.storages.RDBStorage:
+    try:
+        return optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": GRACE}} if url.startswith("sqlite") else None,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            failed_trial_callback=retry,
+        )
+    except sqlalchemy.exc.DBAPIError:
+        if openings == 1:
+            raise
+        time.sleep(POLL)
+        return _storage(url, openings - 1)
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -208,7 +208,8 @@ class Tuner:
                 (folder / file).unlink(missing_ok=True)
         if trial.should_prune():
             raise optuna.TrialPruned
-        return metrics[SCORE]
+        assert metrics.mean_iou is not None  # a trial has a validation fold
+        return metrics.mean_iou
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)

@@ -10,6 +10,7 @@ import pytest
 
 from lib import encoding, metrics
 from lib.console import UserError
+from lib.records import Origin
 
 TILES = 230  # ids of one, two and three digits, and more than a block
 
@@ -130,18 +131,18 @@ def test_masks_file(tmp_path, masks):
     np.savez_compressed(tmp_path / "masks.npz", masks=masks, made_by='{"runs": ["a"]}')
     with encoding.open_masks(tmp_path / "masks.npz") as reader:
         assert np.array_equal(np.concatenate(list(reader.blocks())), masks)
-    assert encoding.made_by(tmp_path / "masks.npz") == {"runs": ["a"]}
+    assert encoding.made_by(tmp_path / "masks.npz").runs == ("a",)
 
 
 def test_masks_without_a_note(tmp_path, masks):
     np.savez(tmp_path / "masks.npz", masks=masks[:2])
-    assert encoding.made_by(tmp_path / "masks.npz") == {}
+    assert encoding.made_by(tmp_path / "masks.npz") == Origin()
 
 
-@pytest.mark.parametrize("note", ["not JSON", "[1]", np.array([None])])
+@pytest.mark.parametrize("note", ["not JSON", "[1]", '{"runs": "a"}', '{"run": ["a"]}', np.array([None])])
 def test_masks_with_a_foreign_note(tmp_path, masks, note):
     np.savez(tmp_path / "masks.npz", masks=masks[:2], made_by=note)
-    with pytest.raises(UserError, match="made_by"):
+    with pytest.raises(UserError, match=r"masks.npz: '?made_by.*; run infer.py again"):
         encoding.made_by(tmp_path / "masks.npz")
 
 

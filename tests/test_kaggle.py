@@ -18,6 +18,7 @@ from conftest import ROOT
 from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer, assert_refused
 
 from lib.locks import locked
+from lib.metrics import scores
 from lib.task import COMPETITION, DATA_FILE
 
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
@@ -206,7 +207,12 @@ def test_data_that_is_there_is_not_fetched_again(run, server, tmp_path):
 
 # Submissions
 
-NOTE = {"runs": ["runs/seventh/fold_0", "runs/seventh/fold_1"], "validation": {"plain": {"mean_iou": 0.5}, "tta": None}}
+CONFUSION = np.zeros((5, 5), np.int64)
+CONFUSION[[1, 2], [1, 2]], CONFUSION[[1, 2], [2, 1]] = 2, 1  # IoU 0.5 each
+NOTE = {
+    "runs": ["runs/seventh/fold_0", "runs/seventh/fold_1"],
+    "validation": {"tiles": 1, "plain": scores(CONFUSION), "tta": None},
+}
 
 
 @pytest.fixture

@@ -229,14 +229,16 @@ def output_of(request: dict, digest: str = "data", **changes) -> dict[str, bytes
     """What a pushed kernel leaves behind, without having trained; `changes` go into the manifest."""
     kernel = pushed(request)
     folder = f"runs/{kernel.job.config.experiment}"
-    files = {"masks.npz": b"masks", "submission.csv": b"id", f"{folder}/validation.json": b"{}"}
+    files = {"masks.npz": b"masks", "submission.csv": b"id", f"{folder}/validation.json": b'{"tiles": 0}'}
     for fold in kernel.job.folds:
         split = {"data": {"source": digest, "digest": digest}, "fold": fold, "train": [0], "validation": [1]}
         files[f"{folder}/fold_{fold}/config.json"] = kernel.job.config.to_json().encode()
         files[f"{folder}/fold_{fold}/split.json"] = json.dumps(split).encode()
         files[f"{folder}/fold_{fold}/best.weights.h5"] = f"weights of {fold}".encode()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = {"bundle": kernel.bundle, "score": 0.5, "files": digests, **changes}
+    job, config = kernel.job.model_dump(), kernel.job.config.model_dump()
+    manifest = {"bundle": kernel.bundle, "job": job, "config": config, "score": 0.5, "seconds": 60, "files": digests}
+    manifest |= changes
     return {**files, "manifest.json": json.dumps(manifest).encode()}
 
 
@@ -522,7 +524,7 @@ def test_the_bundled_kernel_trains_and_its_masks_are_submitted(push, server, tmp
     assert process.returncode == 0, process.stderr
     for fold in (0, 1):
         run = Run.open(tmp_path / f"runs/seventh/fold_{fold}")
-        assert run.metrics()["epochs"] == 1
+        assert run.metrics().epochs == 1
         assert len(run.split.validation) == 20
     manifest = json.loads((tmp_path / "kernels/build/mars-seventh-all-folds/output/manifest.json").read_text())
     validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())

@@ -14,6 +14,7 @@ from lib.console import Console
 from lib.data import Dataset
 from lib.metrics import scores
 from lib.models import build_model
+from lib.records import Metrics
 from lib.runs import Split
 from lib.training import constant_score, train_fold
 
@@ -39,7 +40,7 @@ def numbered(count: int = 36, outliers=(3, 8, 20, 31)) -> Dataset:
     return make_dataset(masks * np.uint8(40) + np.arange(count, dtype=np.uint8)[:, None, None], masks, outliers)
 
 
-def train(folder, data: Dataset, config: Config, fold: int | None = 0, split=None, resume=False) -> dict:
+def train(folder, data: Dataset, config: Config, fold: int | None = 0, split=None, resume=False) -> Metrics:
     split = split or Split.of(data, config, fold)
     return train_fold(runs.prepare(folder / "fold", config, split, resume), data, QUIET)
 
@@ -223,7 +224,7 @@ class Played:
         monkeypatch.setattr(keras.Model, "fit", lambda model, _, **settings: self._fit(model, **settings))
         monkeypatch.setattr(Validation, "scores", lambda validation: self._score(validation.model))
 
-    def train(self, scores=(), losses=(), fold: int | None = 0, resume: bool = False, **settings) -> dict:
+    def train(self, scores=(), losses=(), fold: int | None = 0, resume: bool = False, **settings) -> Metrics:
         """Plays an epoch for each score or loss and returns the metrics; `rates` are those after each epoch."""
         self.scores, self.losses, self.rates = scores, losses or (1.0,) * len(scores), []
         config = PLAIN.replace(**{"learning_rate": 1.0, "epochs": len(self.losses), **settings})
@@ -277,20 +278,20 @@ def test_the_rate_falls_when_the_score_stalls_and_not_while_it_rises(played):
 
 
 def test_training_stops_when_the_score_stalls_and_not_while_it_rises(played):
-    assert played.train((0.1, 0.2, 0.20001, 0.20002, 0.2, 0.1, 0.2, 0.9), patience=3)["epochs"] == 7
+    assert played.train((0.1, 0.2, 0.20001, 0.20002, 0.2, 0.1, 0.2, 0.9), patience=3).epochs == 7
 
 
 def test_the_best_epoch_s_weights_are_kept_and_scored(played):
     metrics = played.train((0.2, 0.1, 0.6, 0.6, 0.5))
-    assert (metrics["best_epoch"], metrics["epochs"], played.best()) == (3, 5, 3)
-    assert metrics["mean_iou"] == pytest.approx(0.6)
+    assert (metrics.best_epoch, metrics.epochs, played.best()) == (3, 5, 3)
+    assert metrics.mean_iou == pytest.approx(0.6)
 
 
 def test_without_a_fold_the_loss_steers_and_nothing_stops(played):
     losses = 3.0, 2.0, 1.0, 1.0, 2.0, 2.0
     metrics = played.train(losses=losses, fold=None, plateau_patience=3, plateau_factor=0.5, patience=1)
     assert played.rates == [1.0] * 5 + [0.5]
-    assert (metrics["epochs"], metrics["best_epoch"], played.best()) == (6, 6, 6)
+    assert (metrics.epochs, metrics.best_epoch, played.best()) == (6, 6, 6)
 
 
 def test_a_resumed_training_goes_on_with_rate_best_and_patience(played):
@@ -299,7 +300,7 @@ def test_a_resumed_training_goes_on_with_rate_best_and_patience(played):
     played.train(falling, **settings)
     metrics = played.train((*falling, 0.45, 0.3, 0.6), resume=True, **settings)
     assert played.rates == [0.5, 0.25]  # as if never interrupted: epochs 4 and 5
-    assert (metrics["epochs"], metrics["best_epoch"], played.best()) == (5, 1, 1)
+    assert (metrics.epochs, metrics.best_epoch, played.best()) == (5, 1, 1)
 
 
 def test_the_score_is_of_every_validation_tile():

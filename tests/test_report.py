@@ -14,7 +14,7 @@ from lib.audit import audit
 from lib.config import Config
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System, evaluate, join, systems, uncertainty
-from lib.metrics import confusion_matrix
+from lib.metrics import confusion_matrix, scores
 from lib.report import elements, gallery
 from lib.report import page as report
 from lib.report.page import with_views
@@ -41,8 +41,8 @@ def make_run(folder, config, validation, dataset):
     runs.write_text(folder / runs.CONFIG, config.to_json())
     runs.write_text(folder / runs.SPLIT, split.to_json())
     runs.write_json(folder / runs.METRICS, {"parameters": 1234567, "epochs": 3, "best_epoch": 2, "seconds": 63.0})
-    columns = "epoch,loss,learning_rate,mean_iou"
-    runs.write_text(folder / runs.HISTORY, columns + "\n1,1.5,0.001,0.2\n2,1.2,0.001,0.4\n3,1.1,0.0001,0.3\n")
+    rows = "1,1.5,21,9,0.001,0.2\n2,1.2,21,9,0.001,0.4\n3,1.1,21,9,0.0001,0.3\n"
+    runs.write_text(folder / runs.HISTORY, "epoch,loss,seconds,tiles_per_second,learning_rate,mean_iou\n" + rows)
     return runs.Run.open(folder)
 
 
@@ -150,9 +150,16 @@ def test_duplicates_are_in_the_audit(text):
 def test_scores_with_views_count_for_exactly_these_runs_in_this_state(tmp_path, runs_in_it, plain, found):
     run = make_run(tmp_path / "seventh" / "fold_0", Config(), np.arange(3), make_dataset())
     names = [str(tmp_path / "seventh" / name) for name in runs_in_it]
-    values = {"runs": names, "plain": {"mean_iou": plain}, "tta": {"mean_iou": 0.5}}
+    values = {"runs": names, "tiles": 3, "plain": scores_of(plain), "tta": scores_of(0.5)}
     runs.write_json(tmp_path / "seventh" / runs.VALIDATION, values)
     assert bool(with_views(System("seventh", tmp_path / "seventh", (run,)), {"mean_iou": 0.4001})) == found
+
+
+def scores_of(mean_iou):
+    """Scores of two classes that are taken for each other as often as it takes."""
+    matrix = np.zeros((5, 5), np.int64)
+    matrix[[1, 2], [1, 2]], matrix[[1, 2], [2, 1]] = round(2e6 * mean_iou), round(1e6 * (1 - mean_iou))
+    return scores(matrix)
 
 
 def test_a_run_without_validation_has_a_report_too(tmp_path):

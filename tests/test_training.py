@@ -133,26 +133,27 @@ def test_the_learning_rate_falls_on_a_plateau(straight):
 
 
 def test_best_weights_are_those_of_the_best_epoch(straight):
-    metrics = json.loads((straight / runs.METRICS).read_text())
+    metrics = runs.Run.open(straight).metrics()
     scores = [row["mean_iou"] for row in runs.Run.open(straight).history()]
-    assert metrics["best_epoch"] == int(np.argmax(scores)) + 1
-    assert metrics["mean_iou"] == pytest.approx(max(scores), abs=1e-9)
-    assert np.sum(metrics["confusion"]) == (tiny_data().masks[runs.Run.open(straight).split.validation] > 0).sum()
+    assert metrics.best_epoch == int(np.argmax(scores)) + 1
+    assert metrics.mean_iou == pytest.approx(max(scores), abs=1e-9)
+    assert np.sum(metrics.confusion) == (tiny_data().masks[runs.Run.open(straight).split.validation] > 0).sum()
 
 
 def test_run_folder_is_complete(straight):
     assert {path.name for path in straight.iterdir()} == {
         "config.json", "split.json", "best.weights.h5", "state.npz", "history.csv", "metrics.json", "environment.json"
     }  # fmt: skip
-    assert {"untrained_mean_iou", "constant_mean_iou", "parameters"} <= set(runs.Run.open(straight).metrics())
+    metrics = runs.Run.open(straight).metrics()
+    assert metrics.parameters > 1000 and None not in (metrics.untrained_mean_iou, metrics.constant_mean_iou)
 
 
 def test_early_stopping_ends_training_and_stays_ended(tmp_path):
     folder = tmp_path / "fold_0"
     metrics = train(folder, tiny_config(patience=1, epochs=30, learning_rate=0.0))
-    assert metrics["epochs"] == 2
+    assert metrics.epochs == 2
     again = train(folder, tiny_config(patience=1, epochs=40, learning_rate=0.0), resume=True)
-    assert again["epochs"] == 2
+    assert again.epochs == 2
 
 
 def test_without_validation_every_tile_trains_and_the_last_weights_stay(tmp_path):
@@ -160,7 +161,7 @@ def test_without_validation_every_tile_trains_and_the_last_weights_stay(tmp_path
     metrics = train(folder, tiny_config(epochs=2), fold=None)
     run = runs.Run.open(folder)
     assert len(run.split.train) == 24 and not len(run.split.validation)
-    assert "mean_iou" not in metrics and metrics["best_epoch"] == 2
+    assert metrics.mean_iou is None and metrics.best_epoch == 2
     assert (folder / runs.WEIGHTS).exists()
 
 
@@ -178,15 +179,16 @@ def test_other_data_never_overwrites(straight):
 
 def test_a_run_without_an_epoch_is_begun_afresh(tmp_path):
     split = Split.of(tiny_data(), tiny_config(), 0)
-    runs.prepare(tmp_path / "fold_0", tiny_config(width=3), split, resume=False)
+    runs.prepare(tmp_path / "fold_0", tiny_config(width=3), split, resume=False).begin()
     run = runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+    run.begin()
     assert runs.Run.open(tmp_path / "fold_0").config == run.config == tiny_config()
 
 
 @pytest.mark.parametrize("written", [runs.WEIGHTS, runs.STATE])
 def test_an_unfinished_run_wants_resume(tmp_path, written):
     split = Split.of(tiny_data(), tiny_config(), 0)
-    runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
+    runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False).begin()
     (tmp_path / "fold_0" / written).touch()
     with pytest.raises(UserError, match="--resume"):
         runs.prepare(tmp_path / "fold_0", tiny_config(), split, resume=False)
@@ -199,7 +201,7 @@ def test_a_run_can_be_ended_with_the_epochs_that_it_has(straight, tmp_path):
     shutil.copytree(straight, folder)
     (folder / runs.METRICS).unlink()
     metrics = train(folder, tiny_config(**FALLING, epochs=3), resume=True)
-    assert metrics["epochs"] == 4 and metrics["mean_iou"] == runs.Run.open(straight).metrics()["mean_iou"]
+    assert metrics.epochs == 4 and metrics.mean_iou == runs.Run.open(straight).metrics().mean_iou
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -311,7 +313,7 @@ def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
 
 
 def test_half_precision_trains(tmp_path):
-    assert train(tmp_path / "fold_0", tiny_config(precision="mixed_float16", epochs=1))["epochs"] == 1
+    assert train(tmp_path / "fold_0", tiny_config(precision="mixed_float16", epochs=1)).epochs == 1
 
 
 @pytest.mark.parametrize("fold", [3, -1])

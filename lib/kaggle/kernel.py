@@ -6,27 +6,32 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import gzip
 import hashlib
 import json
 import re
 import subprocess
 import textwrap
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.config import Config
+from pydantic import Field
+
+from lib.config import Config, Share
 from lib.console import UserError
 from lib.experiments import make_config
 from lib.files import replacing
 from lib.locks import locked
+from lib.records import Count
+from lib.schema import Record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 METADATA = "kernel-metadata.json"
 LONGEST_TITLE = 50  # Kaggle's limit
 GPU_PRECISION = "precision=mixed_float16"  # a T4 has no bfloat16
+_FILLED_IN = re.compile('^BUNDLE = "([0-9a-f]+)"$.*?^PAYLOAD = """(.*?)"""$', re.MULTILINE | re.DOTALL)
 
 
 def add_job_options(parser) -> None:
@@ -37,14 +42,13 @@ def add_job_options(parser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Record):
     """What a kernel is asked to do: `train.py EXPERIMENT [--tiny] --set SETTINGS`, for each of the folds."""
 
     experiment: str
     tiny: bool
     settings: tuple[str, ...]
-    folds: tuple[int | None, ...]
+    folds: tuple[Count | None, ...] = Field(min_length=1)
 
     @classmethod
     def asked(cls, experiment: str, fold: str, tiny: bool, settings: Sequence[str]) -> Job:
@@ -54,7 +58,8 @@ class Job:
         """
         settings = (GPU_PRECISION, *settings)
         config = make_config(experiment, tiny).override(list(settings))
-        return cls(experiment, tiny, settings, config.chosen_folds(fold))
+        folds = config.chosen_folds(fold)
+        return cls(experiment=experiment, tiny=tiny, settings=settings, folds=folds)
 
     @property
     def config(self) -> Config:
@@ -72,7 +77,25 @@ class Job:
     def split(self, kernels: int) -> list[Job]:
         """This job as that many, with the folds dealt out; at least one fold each."""
         parts = min(kernels, len(self.folds))
-        return [dataclasses.replace(self, folds=self.folds[part::parts]) for part in range(parts)]
+        return [self.model_copy(update={"folds": self.folds[part::parts]}) for part in range(parts)]
+
+
+class Manifest(Record):
+    """What kernels/entry.py says of its output: the build, its job and config, the score, and the files' SHA-256."""
+
+    bundle: str
+    job: Job
+    config: Config
+    score: Share | None
+    seconds: Count
+    files: dict[str, str]
+
+
+class _Payload(Record):
+    """What a built kernel carries: its job, and the text of each script."""
+
+    job: Job
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,21 +129,21 @@ class Kernel:
     @classmethod
     def read(cls, folder: Path) -> Kernel:
         """The kernel that was built in a folder. Raises UserError where none was."""
+        advice = "name a folder that kernels/bundle.py wrote"
         try:
             metadata = json.loads((folder / METADATA).read_text())
-            script = (folder / metadata["code_file"]).read_text()
-            bundle = re.search(r'^BUNDLE = "(\w+)"$', script, re.MULTILINE)[1]
-            payload = json.loads(gzip.decompress(base64.b64decode(script.split('PAYLOAD = """')[1].split('"""')[0])))
-            job = {key: tuple(value) if isinstance(value, list) else value for key, value in payload["job"].items()}
-            return cls(folder, metadata["id"], bundle, Job(**job))
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            raise UserError(f"{folder}: no built kernel; name a folder that kernels/bundle.py wrote") from None
+            name, path = metadata["id"], folder / metadata["code_file"]
+            _, bundle, payload, _ = _FILLED_IN.split(path.read_text())
+            text = gzip.decompress(base64.b64decode(payload))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error):
+            raise UserError(f"{folder}: no built kernel; {advice}") from None
+        return cls(folder, name, bundle, _Payload.from_json(text, path, advice).job)
 
 
 def _script(job: Job) -> tuple[str, str]:
     """The hash of code and job, and kernels/entry.py with both filled in."""
     files = {name: (ROOT / name).read_text() for name in _tracked()}
-    payload = json.dumps({"job": dataclasses.asdict(job), "files": files}, sort_keys=True)
+    payload = json.dumps({"job": job.model_dump(), "files": files}, sort_keys=True)
     entry = (ROOT / "kernels" / "entry.py").read_text()
     bundle = hashlib.sha256((entry + payload).encode()).hexdigest()[:16]
     # Left to itself gzip notes the time, and no two bundles would be the same

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,9 +17,10 @@ from lib.data import Dataset
 from lib.evaluation import Evaluation, System
 from lib.experiments import EXPERIMENTS, make_config
 from lib.metrics import Scores, scores
+from lib.records import Environment, Validation
 from lib.report import elements, gallery
 from lib.report.elements import cell, percent, row, table
-from lib.runs import ENVIRONMENT, VALIDATION
+from lib.runs import ADVICE, ENVIRONMENT, VALIDATION
 from lib.task import CLASSES
 
 LIMIT = 5_000_000
@@ -98,26 +98,26 @@ def _ious(found: Scores | None) -> list[float | None]:
 
 def _effort(system: System, evaluation: Evaluation) -> list[str]:
     metrics = [run.metrics() for run in system.runs]
-    seconds, epochs = (sum(values[key] for values in metrics) for key in ("seconds", "epochs"))
+    seconds, epochs = sum(values.seconds for values in metrics), sum(values.epochs for values in metrics)
     return [
         f"{len(evaluation.tiles):,}",
         f"{len(system.runs)}",
-        f"{metrics[0]['parameters']:,}",
+        f"{metrics[0].parameters:,}",
         f"{epochs}",
         f"{seconds / max(1, epochs):.1f} s",
         elements.duration(seconds),
     ]
 
 
-def with_views(system: System, plain: Scores | None) -> dict | None:
+def with_views(system: System, plain: Scores | None) -> Scores | None:
     """The scores that `infer.py --tta` left for exactly these runs, in the state that scores `plain` without views."""
     path = system.folder / VALIDATION
     if not plain or not path.exists():
         return None
-    found = json.loads(path.read_text())
-    same = {Path(name).resolve() for name in found["runs"]} == {run.folder.resolve() for run in system.runs}
-    current = found["plain"] and abs(found["plain"]["mean_iou"] - plain["mean_iou"]) < DRIFT
-    return found["tta"] if same and current else None
+    found = Validation.read(path, "run infer.py again")
+    same = {Path(name).resolve() for name in found.runs} == {run.folder.resolve() for run in system.runs}
+    current = found.plain and abs(found.plain.mean_iou - plain["mean_iou"]) < DRIFT
+    return scores(np.array(found.tta.confusion)) if found.tta and same and current else None
 
 
 def _settings(systems: Sequence[System]) -> str:
@@ -216,7 +216,7 @@ def _footer(systems: Sequence[System]) -> str:
     text = f"<p>Made by <code>python report.py {folders}</code>.</p>"
     path = systems[0].runs[0].folder / ENVIRONMENT
     if path.exists():
-        facts = json.loads(path.read_text())
-        made = ", ".join(f"{name} {elements.value(fact)}" for name, fact in facts.items() if fact)
+        facts = Environment.read(path, ADVICE)
+        made = ", ".join(f"{name} {elements.value(fact)}" for name, fact in facts if fact)
         text += f"<p>First run: {html.escape(made)}.</p>"
     return text
