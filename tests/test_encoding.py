@@ -142,7 +142,7 @@ def test_masks_without_a_note(tmp_path, masks):
 @pytest.mark.parametrize("note", ["not JSON", "[1]", '{"runs": "a"}', '{"run": ["a"]}', np.array([None])])
 def test_masks_with_a_foreign_note(tmp_path, masks, note):
     np.savez(tmp_path / "masks.npz", masks=masks[:2], made_by=note)
-    with pytest.raises(UserError, match=r"masks.npz: '?made_by.*; run infer.py again"):
+    with pytest.raises(UserError, match="masks.npz: .*made_by"):
         encoding.made_by(tmp_path / "masks.npz")
 
 

@@ -37,7 +37,8 @@ def make_dataset(seed=0, tiles=TILES):
 
 def make_run(folder, config, validation, dataset):
     """A run folder with everything but weights."""
-    split = runs.Split(dataset.source, dataset.digest, 0, np.array([0]), validation)
+    train = np.setdiff1d(np.arange(len(dataset.images)), validation)
+    split = runs.Split(dataset.source, dataset.digest, 0, train, validation)
     runs.write_text(folder / runs.CONFIG, config.to_json())
     runs.write_text(folder / runs.SPLIT, split.to_json())
     runs.write_json(folder / runs.METRICS, {"parameters": 1234567, "epochs": 3, "best_epoch": 2, "seconds": 63.0})
