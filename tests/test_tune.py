@@ -8,6 +8,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -254,7 +255,7 @@ class Tuners:
                 extra[0].on_epoch_end(epoch, {"mean_iou": score})
                 if extra[0].model.stop_training:
                     break
-            return {"mean_iou": max(values[: epoch + 1])}
+            return SimpleNamespace(mean_iou=max(values[: epoch + 1]))
 
         self.monkeypatch.setattr(self.tuning, "train_fold", train_fold)
 
