@@ -80,7 +80,8 @@ def one_network():
 
 def make_run(folder, validation, seed=0, config=CONFIG):
     """A run whose network has weights that nobody trained."""
-    split = runs.Split("made for tests", "d" * 64, 0, np.array([0]), np.array(validation))
+    nothing = np.array([], np.int64)
+    split = runs.Split("made for tests", "d" * 64, 0, nothing, np.array(validation, np.int64))
     runs.write_text(folder / runs.CONFIG, config.to_json())
     runs.write_text(folder / runs.SPLIT, split.to_json())
     run = runs.Run.open(folder)
