@@ -132,7 +132,7 @@ def _exit_code(main: Callable[[], int | None], memory: str) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        if type(error).__name__ not in DEVICE_MEMORY:
+        if type(error).__name__ not in DEVICE_MEMORY and not str(error).startswith("RESOURCE_EXHAUSTED"):  # JAX's
             raise
         return _fail(f"not enough memory on the device ({str(error)[:200]}); {memory}")
 

@@ -88,6 +88,12 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder that nobody else writes to."""
+    for left in folder.glob("*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def writable(folder: str | os.PathLike) -> bool:
     """Whether files can be made in a folder: not on a read-only disk, nor where only others may write."""
     return os.access(folder, os.W_OK | os.X_OK)

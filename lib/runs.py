@@ -14,7 +14,7 @@ from pydantic import model_validator
 from lib.config import Config
 from lib.console import UserError
 from lib.data import Dataset, stratified_folds
-from lib.files import replacing
+from lib.files import remove_partial, replacing
 from lib.groups import find_groups
 from lib.records import Count, Data, Epoch, Metrics
 from lib.schema import Record
@@ -124,6 +124,7 @@ class Run:
 
     def begin(self) -> None:
         """Makes the folder, before training writes into it. A refused training has left no trace until then."""
+        remove_partial(self.folder)
         write_text(self.folder / SPLIT, self.split.to_json())
         (self.folder / METRICS).unlink(missing_ok=True)  # it is not finished any more
         write_text(self.folder / CONFIG, self.config.to_json())  # last: a folder with a config is a run

@@ -65,6 +65,11 @@ def test_quiet_prints_nothing_and_json_one_object(capsys):
         ),
         (MemoryError(), 2, "error: not enough memory; lower --it\n"),
         (type("ResourceExhaustedError", (Exception,), {})("OOM"), 2, "error: not enough memory on the device (OOM); "),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out"),
+            2,
+            "error: not enough memory on the device (RESOURCE_EXHAUSTED: Out); ",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (Terminated(), 143, "terminated\n"),
     ],

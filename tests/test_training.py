@@ -185,6 +185,13 @@ def test_a_run_without_an_epoch_is_begun_afresh(tmp_path):
     assert runs.Run.open(tmp_path / "fold_0").config == run.config == tiny_config()
 
 
+def test_what_a_killed_training_left_half_written_goes(tmp_path):
+    left = tmp_path / "fold_0" / "state.npz.0.partial"
+    left.mkdir(parents=True)
+    runs.prepare(tmp_path / "fold_0", tiny_config(), Split.of(tiny_data(), tiny_config(), 0), resume=True).begin()
+    assert {path.name for path in (tmp_path / "fold_0").iterdir()} == {runs.CONFIG, runs.SPLIT}
+
+
 @pytest.mark.parametrize("written", [runs.WEIGHTS, runs.STATE])
 def test_an_unfinished_run_wants_resume(tmp_path, written):
     split = Split.of(tiny_data(), tiny_config(), 0)
