@@ -2,11 +2,13 @@
 
 python judge.py seventh                     one system: all its folds in one confusion matrix
 python judge.py fifth seventh --tta         two, compared tile by tile, each with its averaged views
+python judge.py fifth seventh --decide      also tunes their weights and how probabilities become labels, for infer.py
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -17,13 +19,16 @@ import numpy as np
 from lib import data
 from lib.bootstrap import DRAWS, LEVEL, PUBLIC, SCORED, Interval
 from lib.console import Console, UserError, add_console_options, run_main
-from lib.evaluation import systems
+from lib.decision import DECISION, Decision
+from lib.evaluation import System, systems
+from lib.files import replacing
 from lib.groups import FOLDS_BY, groups_beside
-from lib.judge import Pair, Pooled, Standing, common_tiles, compare
+from lib.judge import Pair, Pooled, Settled, Standing, common_tiles, compare, settle
+from lib.metrics import percent
 from lib.predict import PLAIN
 from lib.probabilities import ValidationTiles, ensure
 from lib.runs import find_runs
-from lib.task import CLASSES, TEST_TILES
+from lib.task import BIG_ROCK, CLASSES, TEST_TILES
 
 
 def main() -> None:
@@ -35,7 +40,8 @@ def main() -> None:
     for system in found:
         for run in system.runs:
             run.check_data(dataset)
-    stores = [ensure(system.runs, ValidationTiles(dataset), None if args.tta else PLAIN, console) for system in found]
+    views = None if args.tta else PLAIN
+    stores = [ensure(system.runs, ValidationTiles(dataset), views, console) for system in found]
     pooled = [Pooled.of(*pair) for pair in zip(found, stores)]
     for one, other in combinations(pooled, 2):
         if not len(common_tiles([one, other])):
@@ -51,7 +57,14 @@ def main() -> None:
     show_systems(standings, int((~dataset.outliers).sum()), console)
     show_pairs(pairs, pooled, console)
     show_leaderboard(standings, console)
-    console.result(drawn=drawn, **results(standings, pairs))
+    decision = None
+    if args.decide:
+        stores = [ensure(one.runs, ValidationTiles(dataset), views, console, background=False) for one in found]
+        settled = settle([Pooled.of(*pair) for pair in zip(found, stores)], stores, groups, dataset)
+        show_decision(settled, console)
+        write_decision(settled.decision, found, args, console)
+        decision = settled.decision.model_dump(mode="json")
+    console.result(drawn=drawn, **results(standings, pairs), decision=decision)
 
 
 def parse() -> argparse.Namespace:
@@ -61,6 +74,9 @@ def parse() -> argparse.Namespace:
         "run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest"
     )
     parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
+    parser.add_argument(
+        "--decide", action="store_true", help="tune the systems' weights and the decision rule for infer.py --decision"
+    )
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     add_console_options(parser)
@@ -107,8 +123,8 @@ def show_pairs(pairs: Sequence[Pair], pooled: Sequence[Pooled], console: Console
         ious = (interval.percent(signed=True) for interval in classes)
         rows.append([names, f"{pair.tiles}", mean.percent(signed=True), mean.verdict, *ious, f"{pair.agreement:.0%}"])
     console.line("\npairs, the first minus the second on the tiles of both, drawn together")
-    console.table(["pair", "tiles", "mean IoU", "the first is", *CLASSES[1:], "public = private"], rows)
-    console.line("public = private: how often a public leaderboard would rank the two as the private one does")
+    console.table(["pair", "tiles", "mean IoU", "the first is", *CLASSES[1:], "public agrees"], rows)
+    console.line("public agrees: how often a public leaderboard would rank the two as the private one does")
 
 
 def show_leaderboard(standings: Sequence[Standing], console: Console) -> None:
@@ -118,6 +134,47 @@ def show_leaderboard(standings: Sequence[Standing], console: Console) -> None:
     )
     rows = [[standing.pooled.system.name, standing.gap.percent(signed=True)] for standing in standings]
     console.table(["system", "median, and 95 % of draws"], rows)
+
+
+def show_decision(settled: Settled, console: Console) -> None:
+    """What was tuned, what each member adds, and what is gained where it was not tuned."""
+    decision = settled.decision
+    parts = f"tuned on all folds but one and judged on that one, {decision.folds} times"
+    console.line(f"\ndecision, {parts}, in percent")
+    if len(decision.members) > 1:
+        rows = [[name, score.percent(), gain.percent(signed=True)] for name, score, gain in settled.steps]
+        console.table(["step", "mean IoU", "gain"], rows)
+        console.line("\nmembers of the ensemble: mean IoU alone, and what the weighted ensemble gains by each")
+        rows = [
+            [member.name, f"{member.weight:.2f}", alone.percent(), adds.percent(signed=True)]
+            for member, alone, adds in zip(decision.members, settled.alone, settled.adds)
+        ]
+        console.table(["member", "weight", "alone", "adds"], rows)
+        console.line("\nclass by class")
+    rows = []
+    for name, gain, offset in zip(SCORED, decision.gains.values(), ("", *decision.rule.offsets)):
+        shown = f"{offset:+.1f}" if isinstance(offset, float) else ""
+        rows.append([name, percent(gain.argmax), percent(gain.tuned), gain.interval().percent(signed=True), shown])
+    console.table(["class", "nothing tuned", "tuned", "gain", "offset"], rows)
+    console.line(
+        f"{CLASSES[BIG_ROCK]} of fewer than {decision.rule.least_blob} connected pixels goes to the next class"
+    )
+
+
+def write_decision(decision: Decision, systems: Sequence[System], args: argparse.Namespace, console: Console) -> None:
+    """Writes decision.json beside the first system's runs, and says what to do with it."""
+    path = systems[0].folder / DECISION
+    with replacing(path) as stream:
+        stream.write(decision.to_json())
+    console.line(f"\n{path}: written")
+    words = [*args.run] or [str(systems[0].folder)]
+    words += ["--tta"] * args.tta + (["--data", args.data] if args.data else [])
+    words += ["--runs", str(args.runs)] if args.runs != Path("runs") else []
+    if decision.gain.proven:
+        words += ["--decision", "tuned"]
+    else:
+        console.line("its gain is not above zero with its whole interval: the likeliest class stays the better choice")
+    console.line(f"next: python infer.py {shlex.join(words)}")
 
 
 def results(standings: Sequence[Standing], pairs: Sequence[Pair]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Systems on the tiles that their networks never saw: pooled over folds, with intervals, and compared pair by pair."""
+"""Systems on the tiles that their networks never saw: pooled over folds, compared pair by pair, and decided upon."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from itertools import combinations
 
 import numpy as np
 
-from lib.bootstrap import Draws, Interval, draw
+from lib.bootstrap import SCORED, Draws, Interval, draw
 from lib.console import UserError
+from lib.data import Dataset
+from lib.decision import Decision, Gain, Member
 from lib.evaluation import System
+from lib.nested import tune
 from lib.probabilities import Stored
 
 
@@ -116,3 +119,71 @@ def common_tiles(systems: Sequence[Pooled]) -> np.ndarray:
     for pooled in systems[1:]:
         tiles = np.intersect1d(tiles, pooled.tiles, assume_unique=True)
     return tiles
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A decision, and what leads to it on tiles that it was not tuned on; intervals of mean IoU.
+
+    `alone` and `adds` by member: its own score, and what the ensemble loses without it. `steps`: what is tuned, then
+    the score, and the gain over nothing.
+    """
+
+    decision: Decision
+    alone: list[Interval]
+    adds: list[Interval]
+    steps: list[tuple[str, Interval, Interval]]
+
+
+def settle(
+    systems: Sequence[Pooled], stores: Sequence[Sequence[Stored]], groups: np.ndarray, dataset: Dataset
+) -> Settled:
+    """Tunes the systems' weights and the rule by which probabilities become labels.
+
+    Args:
+        systems: as `stores` has them.
+        stores: of each system's runs, without background, which no rule predicts: it can only cost.
+        groups: as `compare`.
+        dataset: the data file.
+
+    Raises:
+        UserError: where they have no tile in common, or fewer than two folds: a rule is judged where it is not tuned.
+    """
+    tiles = common_tiles(systems)
+    names = ", ".join(pooled.system.name for pooled in systems)
+    if not len(tiles):
+        raise UserError(f"--decide: no tile was validated by all of {names}; name runs of the same folds")
+    folds = systems[0].folds[np.searchsorted(systems[0].tiles, tiles)]
+    if (parts := len(np.unique(folds))) < 2:
+        raise UserError(
+            f"--decide: {names}: one fold, and a rule is judged on folds that it was not tuned on; name more"
+        )
+    tuned = tune(stores, tiles, folds, dataset.masks)
+    alone = [pooled.on(tiles) for pooled in systems]
+    kinds = np.stack([tuned.average, tuned.selected, tuned.decided, *tuned.without, *alone])
+    average, selected, decided, *others = draw(kinds, groups[tiles])
+    gains = zip(SCORED, average.values, decided.values, decided.minus(average))
+    members = [
+        Member(
+            name=pooled.system.name,
+            runs={str(run.folder): store.key.weights for run, store in zip(pooled.system.runs, found)},
+            views=found[0].key.views,
+            weight=float(weight),
+        )
+        for pooled, found, weight in zip(systems, stores, tuned.weights)
+    ]
+    decision = Decision(
+        data=dataset.digest,
+        members=tuple(members),
+        rule=tuned.rule,
+        folds=parts,
+        gains={name: Gain.of(before, after, difference) for name, before, after, difference in gains},
+    )
+    several = [("weights tuned", selected)] if len(systems) > 1 else []
+    steps = [("nothing tuned", average), *several, ("rule tuned" if not several else "weights and rule tuned", decided)]
+    return Settled(
+        decision,
+        alone=[one.intervals()[0] for one in others[len(systems) :]],
+        adds=[selected.minus(without)[0] for without in others[: len(systems)]],
+        steps=[(name, drawn.intervals()[0], drawn.minus(average)[0]) for name, drawn in steps],
+    )

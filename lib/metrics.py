@@ -28,6 +28,16 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return confusion
 
 
+def tile_confusions(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """`confusion_matrix` of each of N tiles, from labels (N, ...) of both: (N, 5, 5) int64."""
+    size = len(CLASSES)
+    pairs = (truth.astype(np.int64) * size + prediction).reshape(len(truth), -1)
+    pairs += np.arange(len(truth))[:, None] * size * size
+    confusions = np.bincount(pairs.ravel(), minlength=len(truth) * size * size).reshape(len(truth), size, size)
+    confusions[:, 0] = 0
+    return confusions
+
+
 def class_iou(confusion: np.ndarray) -> np.ndarray:
     """Intersection over union per class, (..., 5, 5) -> (..., 5) float64; NaN where neither true nor predicted."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)

@@ -238,26 +238,36 @@ def ensure(
         ]
 
 
-def mean(stores: Sequence[Stored], size: int = CHUNK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def mean(
+    stores: Sequence[Stored],
+    size: int = CHUNK,
+    weights: Sequence[float] | None = None,
+    tiles: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """An ensemble's probabilities: of each tile the mean over the stores that have it.
 
     Args:
         stores: of the same data; they may have different tiles, as the folds of an experiment do.
         size: tiles held at a time.
+        weights: of the stores, positive; all alike unless given.
+        tiles: (N,) int64, ascending: the only tiles wanted, each in some store; all unless given.
 
     Yields:
         Tiles (n,) int64, ascending, and their probabilities (n, H, W, 5) float32.
     """
-    everything = np.unique(np.concatenate([store.tiles for store in stores])) if stores else np.zeros(0, np.int64)
-    for first in range(0, len(everything), size):
-        chunk = everything[first : first + size]
+    if tiles is None:
+        tiles = np.unique(np.concatenate([store.tiles for store in stores])) if stores else np.zeros(0, np.int64)
+    shares = np.ones(len(stores), np.float32) if weights is None else np.asarray(weights, np.float32)
+    for first in range(0, len(tiles), size):
+        chunk = tiles[first : first + size]
         total = np.zeros((len(chunk), HEIGHT, WIDTH, len(CLASSES)), np.float32)
         votes = np.zeros(len(chunk), np.float32)
-        for store in stores:
+        for store, share in zip(stores, shares):
             start, stop = np.searchsorted(store.tiles, (chunk[0], chunk[-1] + 1))
-            places = np.searchsorted(chunk, store.tiles[start:stop])
-            total[places] += store.read(start, stop)
-            votes[places] += 1
+            wanted = np.isin(store.tiles[start:stop], chunk)
+            places = np.searchsorted(chunk, store.tiles[start:stop][wanted])
+            total[places] += share * store.read(start, stop)[wanted]
+            votes[places] += share
         yield chunk, total / votes[:, None, None, None]
 
 

@@ -11,12 +11,14 @@ import judge
 from lib import groups
 from lib.bootstrap import SCORED
 from lib.console import Console, UserError
+from lib.decision import DECISION, Decision
 from lib.evaluation import systems
+from lib.files import sha256
 from lib.judge import Pooled, common_tiles, compare
 from lib.metrics import mean_iou
 from lib.predict import PLAIN
 from lib.probabilities import ValidationTiles, ensure
-from lib.runs import find_runs
+from lib.runs import WEIGHTS, find_runs
 
 QUIET = Console(quiet=True)
 
@@ -157,6 +159,68 @@ def test_without_the_library_of_hashes_tiles_are_drawn_one_by_one(dataset, tmp_p
     monkeypatch.setitem(sys.modules, "imagehash", None)
     call(monkeypatch, tmp_path, "first", "--json")
     assert result(capsys)["drawn"].startswith("single tiles (folds_by=group: needs the library ImageHash")
+
+
+# --decide
+
+
+def test_a_decision_is_tuned_told_and_written(dataset, tmp_path, monkeypatch, capsys):
+    pretend(monkeypatch, shyness=2.5)
+    folder = make_system(tmp_path / "first", dataset, skill=2.0)
+    call(monkeypatch, tmp_path, "first", "--decide", "--tta", "--json")
+    told = result(capsys)["decision"]
+    written = Decision.read(folder / DECISION, "")
+    assert told == written.model_dump(mode="json")
+    assert written.data == dataset.digest and written.folds == 3 and written.gain.proven
+    (member,) = written.members
+    digests = {str(run.folder): sha256(run.folder / WEIGHTS) for run in find_runs(["first"], tmp_path)}
+    assert (member.name, member.runs, member.views, member.weight) == ("first", digests, ("identity", "hflip"), 1)
+    assert written.rule.offsets[3] > 0.5
+    call(monkeypatch, tmp_path, "first", "--decide", "--tta")
+    text = capsys.readouterr().out
+    assert "tuned on all folds but one and judged on that one, 3 times" in text
+    assert (
+        f"next: python infer.py first --tta --data {tmp_path / 'tiles.npz'} --runs {tmp_path} --decision tuned" in text
+    )
+    assert "members of the ensemble" not in text
+
+
+def test_an_ensemble_is_weighted_and_its_members_are_told(dataset, tmp_path, monkeypatch, capsys):
+    for name, skill, seed in (("good", 2.0, 0), ("fair", 1.6, 5), ("bad", -1.0, 0)):
+        make_system(tmp_path / name, dataset, skill=skill, seed=seed, fold_seed=seed)  # and other folds
+    call(monkeypatch, tmp_path, "good", "fair", "bad", "--decide")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    members = Decision.read(tmp_path / "good" / DECISION, "").members
+    assert [member.name for member in members] == ["good", "fair", "bad"]
+    assert members[0].weight > members[1].weight > members[2].weight == 0
+    row = next(line for line in lines if line.startswith("bad 0.00 "))
+    assert row.endswith(" +0.00 (+0.00 to +0.00)")
+    steps = [line for line in lines if line.startswith(("nothing tuned", "weights tuned", "weights and rule tuned"))]
+    assert len(steps) == 3
+
+
+def test_a_gain_that_is_not_proven_is_not_recommended(dataset, tmp_path, monkeypatch, capsys):
+    pretend(monkeypatch, shyness=0.0)
+    make_system(tmp_path / "first", dataset, skill=20.0)  # right everywhere
+    call(monkeypatch, tmp_path, "first", "--decide")
+    text = capsys.readouterr().out
+    assert "the likeliest class stays the better choice" in text and "--decision" not in text.split("next:")[1]
+    assert not Decision.read(tmp_path / "first" / DECISION, "").gain.proven
+
+
+def test_background_has_no_part_in_a_decision(dataset, tmp_path, monkeypatch, capsys):
+    make_system(tmp_path / "first", dataset, predict_background=True)
+    call(monkeypatch, tmp_path, "first", "--decide", "--json")
+    found = result(capsys)
+    with_background = found["systems"][0]["scores"]["mean IoU"]["value"]
+    assert found["decision"]["gains"]["mean IoU"]["argmax"] > with_background + 0.03
+
+
+def test_one_fold_is_too_few_to_decide(dataset, tmp_path, monkeypatch):
+    folder = make_system(tmp_path / "first", dataset, folds=(1,))
+    with pytest.raises(UserError, match="--decide: first: one fold, and a rule is judged on folds"):
+        call(monkeypatch, tmp_path, "first", "--decide")
+    assert not (folder / DECISION).exists()
 
 
 def test_systems_without_a_tile_in_common_are_refused(dataset, tmp_path, monkeypatch):
