@@ -145,6 +145,37 @@ def test_an_ensemble_is_the_mean_of_the_members_that_have_the_tile(made, tmp_pat
         np.testing.assert_allclose(chances, np.mean(members, axis=0), rtol=1e-5)
 
 
+class Kept:
+    """One number for each tile, as a store of probabilities has them."""
+
+    def __init__(self, tiles, number):
+        self.tiles, self.number = np.array(tiles), number
+
+    def read(self, start, stop):
+        chances = np.zeros((stop - start, 64, 128, 5), np.float32)
+        chances[...] = (self.number + self.tiles[start:stop])[:, None, None, None]
+        return chances
+
+
+def values(*arguments, **options) -> dict[int, float]:
+    return {
+        int(tile): float(chances[0, 0, 1])
+        for tiles, block in mean(*arguments, **options)
+        for tile, chances in zip(tiles, block)
+    }
+
+
+def test_a_weighted_mean():
+    """Of the members that have the tile."""
+    stores = [Kept([1, 2, 5], 100), Kept([2, 5, 7], 400)]
+    assert values(stores, 2, weights=[2, 1]) == {1: 101, 2: 202, 5: 205, 7: 407}
+
+
+def test_a_mean_of_the_tiles_asked_for():
+    stores = [Kept([1, 2, 5, 8], 100), Kept([2, 3, 5, 7], 400)]
+    assert values(stores, 2, tiles=np.array([2, 5, 7])) == {2: 252, 5: 255, 7: 407}
+
+
 def test_what_is_stored_is_not_predicted_again(made, predicted):
     folds, dataset, stores = made
     again = ensure(folds, ValidationTiles(dataset), PLAIN, QUIET)
