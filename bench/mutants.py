@@ -10,6 +10,7 @@ the thousand, at a start of Keras each, and know no fault that means something h
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import signal
@@ -18,7 +19,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ from lib.console import Console, UserError, add_console_options, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".toml")
-LIMIT = 300  # seconds for the tests of one mutant; a fault that hangs is caught too
+LIMIT = 600  # seconds for the tests of one mutant; a fault that hangs is caught too
 PASSED, FAILED = 0, 1  # pytest's exit codes; every other one says that the tests were not run
 
 
@@ -69,12 +71,13 @@ class Tests:
     """Runs pytest in copies of a project, each in a process group of its own that is ended with it."""
 
     def __init__(self) -> None:
+        self._numbers = itertools.count()
         self._running: set[subprocess.Popen] = set()
 
-    def run(self, folder: Path, ids: list[str], limit: int | None, *options: str) -> tuple[int | None, str]:
-        """Exit code (None: the `limit` of seconds is over) and output of the tests `ids` of the project in `folder`."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options]
-        command += [f"--basetemp={folder}.tmp", *ids]
+    def run(self, folder: Path, ids: Sequence[str]) -> tuple[int | None, str]:
+        """Exit code (None: it took longer than LIMIT) and output of the tests `ids` of the project in `folder`."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command += [f"--basetemp={folder}.tmp{next(self._numbers)}", *ids]
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -86,7 +89,7 @@ class Tests:
         )
         self._running.add(process)
         try:
-            output, _ = process.communicate(timeout=limit)
+            output, _ = process.communicate(timeout=LIMIT)
             return process.returncode, output
         except subprocess.TimeoutExpired:
             return None, ""
@@ -141,14 +144,14 @@ def judge(mutants: list[Mutant], root: Path, jobs: int, console: Console) -> lis
 
         def verdict(number: int) -> tuple[int, Verdict]:
             started = time.perf_counter()
-            code, output = tests.run(Path(folder) / str(number), list(mutants[number].tests), LIMIT)
+            code, output = tests.run(Path(folder) / str(number), mutants[number].tests)
             outcome = {PASSED: "survived", FAILED: "caught", None: "timed out"}.get(code, "not run")
             return number, Verdict(mutants[number], outcome, time.perf_counter() - started, output)
 
         found: dict[int, Verdict] = {}
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                _check_clean(tests, clean, mutants, jobs)
+                _check_clean(tests, clean, mutants, pool)
                 waiting = [pool.submit(verdict, number) for number in range(len(mutants))]
                 with console.progress(len(mutants), "mutants", "mutant") as bar:
                     for future in as_completed(waiting):
@@ -161,12 +164,15 @@ def judge(mutants: list[Mutant], root: Path, jobs: int, console: Console) -> lis
     return [found[number] for number in sorted(found)]
 
 
-def _check_clean(tests: Tests, clean: Path, mutants: list[Mutant], jobs: int) -> None:
-    ids = sorted({test for mutant in mutants for test in mutant.tests})
-    code, output = tests.run(clean, ids, None, *(["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []))
-    if code != PASSED:
-        lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        raise UserError(f"the tests fail without any fault: {'; '.join(lines) or output[-500:]}")
+def _check_clean(tests: Tests, clean: Path, mutants: list[Mutant], pool: Executor) -> None:
+    files: dict[str, list[str]] = {}
+    for test in sorted({test for mutant in mutants for test in mutant.tests}):
+        files.setdefault(test.partition("::")[0], []).append(test)
+    for code, output in pool.map(lambda ids: tests.run(clean, ids), files.values()):
+        if code != PASSED:
+            lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            reason = "; ".join(lines) or output[-500:] or f"no end of them after {LIMIT} s"
+            raise UserError(f"the tests fail without any fault: {reason}")
 
 
 def main() -> int:
