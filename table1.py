@@ -22,7 +22,7 @@ from lib.console import Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.files import replacing
 from lib.records import Environment, Validation
-from lib.runs import ADVICE, ENVIRONMENT, METRICS, VALIDATION, find_runs
+from lib.runs import ADVICE, ENVIRONMENT, VALIDATION, find_runs
 
 HERE = Path(__file__).resolve().parent
 
@@ -91,8 +91,7 @@ def main() -> None:
             children, "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
             "--set", f"seed={seed}", *overrides,
         )  # fmt: skip
-        if not scored(runs / name):
-            _script(children, "infer.py", str(runs / name), *common, "--tta", "--score-only")
+        _script(children, "infer.py", str(runs / name), *common, "--tta", "--score-only")
         result = summary(runs / name)
         console.line(f"{name} seed {seed}: {result['plain']:.2f}, with --tta {result['tta']:.2f}")
         return result
@@ -128,16 +127,9 @@ def _script(children: set[subprocess.Popen], name: str, *arguments: str) -> None
         )
 
 
-def scored(experiment: Path) -> bool:
-    """Whether the experiment has a score with and without --tta that is newer than its folds."""
-    path = experiment / VALIDATION
-    newest = max(fold.stat().st_mtime for fold in experiment.glob(f"fold_*/{METRICS}"))
-    return path.exists() and path.stat().st_mtime >= newest and _validation(experiment).tta is not None
-
-
 def summary(experiment: Path) -> dict:
     """What the table needs of one experiment and seed; scores in percent, over all trained folds."""
-    validation = _validation(experiment)
+    validation = Validation.read(experiment / VALIDATION, "delete it")
     runs = find_runs([str(experiment)], experiment.parent)
     folds = [run.metrics() for run in runs]
     environment = Environment.read(runs[0].folder / ENVIRONMENT, ADVICE)
@@ -153,10 +145,6 @@ def summary(experiment: Path) -> dict:
         "device": environment.device,
         "data": f"{Path(runs[0].split.source).name} (digest {runs[0].split.digest[:12]})",
     }
-
-
-def _validation(experiment: Path) -> Validation:
-    return Validation.read(experiment / VALIDATION, "delete it")
 
 
 def markdown(by_experiment: dict[str, list[dict]], seeds: list[int], fold: str, settings: list[str]) -> str:

@@ -156,7 +156,7 @@ class Config(Record):
             if name not in type(self).model_fields:
                 near = difflib.get_close_matches(name, type(self).model_fields, 1, 0)[0]
                 raise UserError(f"--set {text}: no such config field; did you mean {near}?")
-            values[name] = _items(value) if isinstance(getattr(self, name), tuple) else value
+            values[name] = items(value) if isinstance(getattr(self, name), tuple) else value
         return self.check(values, "--set", ADVICE, strict=False)
 
     def differences(self, other: Config) -> dict[str, object]:
@@ -185,6 +185,6 @@ def assignment(name: str, value: object) -> str:
     return f"{name}=" + (",".join(map(str, value)) if isinstance(value, tuple) else text)
 
 
-def _items(text: str) -> tuple[str, ...]:
-    # A comma inside brackets belongs to its item: shift(0,8)
+def items(text: str) -> tuple[str, ...]:
+    """The items of a comma-separated text; a comma inside brackets belongs to its item: shift(0,8)."""
     return tuple(re.split(r",(?![^(]*\))", text)) if text else ()

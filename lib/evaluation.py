@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ import numpy as np
 from lib.config import Config
 from lib.console import Console
 from lib.data import Dataset
-from lib.metrics import class_iou, confusion_matrix, mean_iou
-from lib.predict import labels, predict_probabilities, probability_model
+from lib.metrics import class_iou, mean_iou
+from lib.predict import PLAIN, labels
+from lib.probabilities import Stored, ValidationTiles, ensure, find
 from lib.runs import Run
-from lib.task import CLASSES
+from lib.task import CLASSES, HEIGHT, WIDTH
 
-CHUNK = 256  # tiles whose probabilities are held at a time: 42 MB
 LEAST_SCORED = 0.02  # share of a tile's pixels; below it a few pixels at a border would make the worst tile
-_MATRIX = (len(CLASSES), len(CLASSES))
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,15 @@ class Evaluation:
     """Predictions of N validation tiles of shape (H, W).
 
     `tiles` (N,) int64 indices into the data; `predictions` (N, H, W) uint8 labels; `uncertainty` (N, H, W) uint8, the
-    entropy of the class probabilities, 255 where all are alike; `confusions` (N, 5, 5) int64.
+    entropy of the class probabilities, 255 where all are alike; `confusions` (N, 5, 5) int64; `with_views` the same,
+    averaged over the config's views, where `infer.py --tta` has predicted them.
     """
 
     tiles: np.ndarray
     predictions: np.ndarray
     uncertainty: np.ndarray
     confusions: np.ndarray
+    with_views: np.ndarray | None = None
 
     @property
     def scored(self) -> np.ndarray:
@@ -81,7 +81,7 @@ def systems(runs: Sequence[Run]) -> list[System]:
 
 
 def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Evaluation]:
-    """Predicts each run's validation tiles by that run's own network, without test-time views.
+    """What each run's own network says of its validation tiles; predicts only what is not stored beside the run yet.
 
     Args:
         runs: of one config.
@@ -94,33 +94,37 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Ev
     Raises:
         UserError: when a run was trained on other data, or its weights are damaged.
     """
-    for run in runs:
-        run.check_data(dataset)
-    model = runs[0].build_model()
-    probabilities = probability_model(model)
-    found = []
-    with console.progress(sum(len(run.split.validation) for run in runs), runs[0].config.experiment, "tile") as bar:
-        for run in runs:
-            tiles, background = run.split.validation, run.config.predict_background
-            predictions, doubts = (np.empty((len(tiles), *dataset.images.shape[1:]), np.uint8) for _ in range(2))
-            run.weights(model)
-            for start in range(0, len(tiles), CHUNK):
-                part = slice(start, start + CHUNK)
-                chances = predict_probabilities(probabilities, dataset.images[tiles[part]], source=run.folder)
-                predictions[part], doubts[part] = labels(chances, background), uncertainty(chances, background)
-                bar.update(len(chances))
-            confusions = [confusion_matrix(*pair) for pair in zip(dataset.masks[tiles], predictions)]
-            found.append(Evaluation(tiles, predictions, doubts, np.array(confusions, np.int64).reshape(-1, *_MATRIX)))
-    return found
+    tiles = ValidationTiles(dataset)
+    return [
+        _evaluation(run, store, averaged)
+        for run, store, averaged in zip(runs, ensure(runs, tiles, PLAIN, console), find(runs, tiles, None))
+    ]
+
+
+def _evaluation(run: Run, store: Stored, averaged: Stored | None) -> Evaluation:
+    background = run.config.predict_background
+    predictions, doubts = (np.empty((len(store.tiles), HEIGHT, WIDTH), np.uint8) for _ in range(2))
+    done = 0
+    for chances in store.blocks():
+        part = slice(done, done := done + len(chances))
+        predictions[part], doubts[part] = labels(chances, background), uncertainty(chances, background)
+    with_views = averaged.confusions if averaged and run.config.views != PLAIN else None
+    assert store.confusions is not None  # the masks of training tiles are known
+    return Evaluation(store.tiles, predictions, doubts, store.confusions, with_views)
 
 
 def join(evaluations: Sequence[Evaluation]) -> Evaluation:
     """The evaluations of several folds as one."""
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(evaluation, name) for evaluation in evaluations])
+
     return Evaluation(
-        *(
-            np.concatenate([getattr(evaluation, field.name) for evaluation in evaluations])
-            for field in dataclasses.fields(Evaluation)
-        )
+        column("tiles"),
+        column("predictions"),
+        column("uncertainty"),
+        column("confusions"),
+        column("with_views") if all(evaluation.with_views is not None for evaluation in evaluations) else None,
     )
 
 

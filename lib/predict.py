@@ -1,9 +1,8 @@
-"""Probabilities from networks: views averaged where they really saw a pixel, members averaged, labels from both."""
+"""Probabilities from networks: views averaged where they really saw a pixel; labels from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -60,44 +59,6 @@ def _forward(model, tiles: np.ndarray) -> np.ndarray:
     if missing:
         tiles = np.concatenate([tiles, np.repeat(tiles[-1:], missing, axis=0)])
     return np.asarray(model.predict_on_batch(np.ascontiguousarray(tiles)))[: BATCH - missing]
-
-
-class Ensemble:
-    """Networks of one or more architectures whose probabilities are averaged.
-
-    Only one keras.Model per architecture is kept; the members' weights are swapped in, a chunk of tiles at a time, so
-    memory grows with the members' weights and not with the number of tiles.
-
-    Args:
-        members: (keras.Model, weights as its `get_weights` gives them, the folder of its run) for each network; members
-            of one architecture share the model.
-    """
-
-    def __init__(self, members: Sequence[tuple[Any, list[np.ndarray], object]]):
-        self._members = list(members)
-        self._probabilities = {id(model): probability_model(model) for model, *_ in self._members}
-        self._loaded: dict[int, int] = {}  # which member's weights a model holds
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def predict(
-        self, tiles: np.ndarray, views: Sequence[str] = PLAIN, members: Sequence[int] | None = None
-    ) -> np.ndarray:
-        """Mean probabilities (N, H, W, 5) float32 of `tiles` (N, H, W) uint8 by `members` (all unless given).
-
-        Raises UserError as `predict_probabilities` does, naming the member.
-        """
-        chosen = range(len(self)) if members is None else members
-        total = sum(self._member(number, tiles, views) for number in chosen)
-        return np.asarray(total / np.float32(len(chosen)))
-
-    def _member(self, number: int, tiles: np.ndarray, views: Sequence[str]) -> np.ndarray:
-        model, weights, source = self._members[number]
-        if self._loaded.get(id(model)) != number:
-            model.set_weights(weights)
-            self._loaded[id(model)] = number
-        return predict_probabilities(self._probabilities[id(model)], tiles, views, source)
 
 
 def labels(probabilities: np.ndarray, background: bool = False) -> np.ndarray:

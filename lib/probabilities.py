@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -40,8 +40,10 @@ from lib.task import CLASSES, HEIGHT, WIDTH
 FORMAT = 1
 """Raised whenever stored probabilities would mean something else: older stores are then made again."""
 
-BLOCK = 64  # tiles compressed together: the least that is read
-CHUNK = 256  # tiles whose probabilities are held at a time: 42 MB
+FOLDER = "probabilities"
+"""Where a run's stores lie, in its folder."""
+
+BLOCK = 64  # tiles compressed together, and read at a time: 10 MB of probabilities
 
 LIKELIEST = 255
 LEVELS = {4: 254, 5: 127}
@@ -50,7 +52,8 @@ LEVELS = {4: 254, 5: 127}
 The score moves by less than 0.01 points, and a full test set stays below 150 MB however unsure the network is.
 """
 
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says where a folder cannot be written."""
 
 
 Block = tuple[np.ndarray, np.ndarray | None]  # images or probabilities, and masks where they are known
@@ -72,9 +75,9 @@ class Key(Record):
 
 
 class Tiles(Protocol):
-    """Tiles to predict."""
+    """Tiles to predict; `part` names them."""
 
-    part: str
+    part: ClassVar[str]
 
     def numbers(self, run: Run) -> np.ndarray:
         """(N,) int64, ascending: the tiles' places in the data file. Raises UserError where they are not the run's."""
@@ -90,8 +93,8 @@ class Tiles(Protocol):
 class ValidationTiles:
     """Each run's validation tiles."""
 
+    part: ClassVar[str] = "validation"
     dataset: Dataset
-    part: str = "validation"
 
     def numbers(self, run: Run) -> np.ndarray:
         run.check_data(self.dataset)
@@ -111,10 +114,10 @@ class ValidationTiles:
 class TestTiles:
     """The test tiles of a data file (None: the default data), the same for every run; streamed, never held."""
 
+    part: ClassVar[str] = "test"
     path: str | None
     count: int
     sha256: str
-    part: str = "test"
 
     @classmethod
     def of(cls, path: str | None) -> TestTiles:
@@ -175,7 +178,7 @@ class Stored:
         nothing = np.zeros((0, self._planes, HEIGHT, WIDTH), np.uint8)
         return decode(np.concatenate([nothing, *parts]))
 
-    def blocks(self, size: int = CHUNK) -> Iterator[np.ndarray]:
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """All probabilities as `read` gives them, in the order of `tiles`, `size` tiles at a time."""
         for start in range(0, len(self.tiles), size):
             yield self.read(start, min(start + size, len(self.tiles)))
@@ -216,31 +219,25 @@ def ensure(
     Raises:
         UserError: when a run was trained on other data, its weights are missing or damaged, or a view cannot be read.
     """
-    keys = [
-        Key(
-            format=FORMAT,
-            weights=_weights_digest(run),
-            config=run.config.differences(Config()),
-            views=run.config.views if views is None else views,
-            background=run.config.predict_background if background is None else background,
-            tiles=tiles.digest(run),
-        )
-        for run in runs
-    ]
-    paths = [_place(run, tiles, key) for run, key in zip(runs, keys)]
-    found = [_find(path, key, console) for path, key in zip(paths, keys)]
+    keys = [_key(run, tiles, views, background) for run in runs]
+    found = [_find(_place(run, key, tiles), key, console) for run, key in zip(runs, keys)]
     missing = sum(len(tiles.numbers(run)) for run, store in zip(runs, found) if store is None)
     network = _Network()
     with console.progress(missing, tiles.part, "tile") as bar:
-        return [
-            store or _predict(run, tiles, key, path, network, bar, console)
-            for run, key, path, store in zip(runs, keys, paths, found)
-        ]
+        return [store or _predict(run, tiles, key, network, bar, console) for run, key, store in zip(runs, keys, found)]
+
+
+def find(
+    runs: Sequence[Run], tiles: Tiles, views: tuple[str, ...] | None, background: bool | None = None
+) -> list[Stored | None]:
+    """As `ensure`, but predicts nothing: None for a run without stored probabilities that fit."""
+    keys = [_key(run, tiles, views, background) for run in runs]
+    return [_find(_place(run, key, tiles), key, Console(quiet=True)) for run, key in zip(runs, keys)]
 
 
 def mean(
     stores: Sequence[Stored],
-    size: int = CHUNK,
+    size: int = BLOCK,
     weights: Sequence[float] | None = None,
     tiles: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -278,14 +275,15 @@ def encode(probabilities: np.ndarray, background: bool) -> np.ndarray:
     a rare class of small probability keeps its precision. The likeliest class always stays the likeliest.
     """
     values = np.moveaxis(probabilities if background else probabilities[..., 1:], -1, 1)
+    likeliest = values.argmax(axis=1)[:, None]  # before dividing makes two of them equal
     # A background that was never trained can leave nothing to the others
     values = values / np.maximum(values.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    likeliest = values.argmax(axis=1)[:, None]
     exact = LEVELS[values.shape[1]] * np.sqrt(2 * np.minimum(values, 0.5))
     codes = np.rint(exact).astype(np.uint8)
     np.put_along_axis(codes, likeliest, LIKELIEST, axis=1)
     overtaken = _values(codes).argmax(axis=1)[:, None] != likeliest
-    return np.where(overtaken & (codes != LIKELIEST), np.floor(exact).astype(np.uint8), codes)
+    below = np.maximum(np.ceil(exact) - 1, 0).astype(np.uint8)
+    return np.where(overtaken & (codes != LIKELIEST), below, codes)
 
 
 def decode(codes: np.ndarray) -> np.ndarray:
@@ -322,18 +320,25 @@ def _block_name(number: int) -> str:
     return f"block_{number:05}"
 
 
-def _weights_digest(run: Run) -> str:
-    path = run.folder / WEIGHTS
-    if not path.exists():
-        raise UserError(f"{path}: no weights yet; train the run first")
-    return sha256(path)
+def _key(run: Run, tiles: Tiles, views: tuple[str, ...] | None, background: bool | None) -> Key:
+    weights = run.folder / WEIGHTS
+    if not weights.exists():
+        raise UserError(f"{weights}: no weights yet; train the run first")
+    return Key(
+        format=FORMAT,
+        weights=sha256(weights),
+        config=run.config.differences(Config()),
+        views=run.config.views if views is None else views,
+        background=run.config.predict_background if background is None else background,
+        tiles=tiles.digest(run),
+    )
 
 
-def _place(run: Run, tiles: Tiles, key: Key) -> Path:
+def _place(run: Run, key: Key, tiles: Tiles) -> Path:
     """Where a run's store lies: one for each part, set of views and choice about background."""
     views = "plain" if key.views == PLAIN else hashlib.sha256("\n".join(key.views).encode()).hexdigest()[:8]
     name = "_".join([tiles.part, views, *(["background"] if key.background else [])])
-    return run.folder / "probabilities" / f"{name}.zip"
+    return run.folder / FOLDER / f"{name}.zip"
 
 
 def _find(path: Path, key: Key, console: Console) -> Stored | None:
@@ -378,8 +383,10 @@ class _Network:
             bar.update(len(images))
 
 
-def _predict(run: Run, tiles: Tiles, key: Key, path: Path, network: _Network, bar, console: Console) -> Stored:
+def _predict(run: Run, tiles: Tiles, key: Key, network: _Network, bar, console: Console) -> Stored:
     """Predicts and stores; beside the run where that can be written, else in a folder that goes with the store."""
+
+    path = _place(run, key, tiles)
 
     def write(path: Path) -> None:
         _write(path, key, tiles.numbers(run), network.predict(run, tiles, key.views, bar))
@@ -388,7 +395,7 @@ def _predict(run: Run, tiles: Tiles, key: Key, path: Path, network: _Network, ba
         write(path)
         return Stored(path)
     except OSError as error:
-        if error.errno not in _READ_ONLY:
+        if error.errno not in READ_ONLY:
             raise
         console.line(f"{path}: {error.strerror}; what is predicted is kept until this command ends")
     keep = tempfile.TemporaryDirectory(prefix="probabilities-")

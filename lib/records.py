@@ -100,14 +100,22 @@ class Environment(Record):
     commit: str | None = None
 
 
+Views = tuple[str, ...] | dict[str, tuple[str, ...]]
+"""The views that all runs were averaged over, or where they differ those of each run folder."""
+
+
 class Validation(Record):
-    """Scores of runs, each tile predicted only by those that never saw it: `plain`, and `tta` averaged over `views`."""
+    """Scores of runs, each tile predicted only by those that never saw it: `plain`, and `tta` averaged over `views`.
+
+    `background`: whether class 0 might be predicted; None: as the runs' config says.
+    """
 
     runs: tuple[str, ...] = ()
     tiles: Count
     plain: Scores | None = None
     tta: Scores | None = None
-    views: tuple[str, ...] = ()
+    views: Views = ()
+    background: bool | None = None
 
     @property
     def best(self) -> Scores | None:
@@ -121,7 +129,7 @@ class Origin(Record):
     runs: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     data: Data | None = None
-    views: tuple[str, ...] = ()
+    views: Views = ()
     validation: Validation | None = None
 
 

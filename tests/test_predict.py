@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lib.console import UserError
-from lib.predict import Ensemble, labels, predict_probabilities, probability_model
+from lib.predict import PLAIN, labels, predict_probabilities, probability_model
 
 VIEWS = ("identity", "hflip", "shift(0,8)", "shift(-4,3)", "hflip+shift(2,-5)")
 rng = np.random.default_rng(0)
@@ -50,25 +50,13 @@ def test_every_pixel_must_be_seen():
         predict_probabilities(probability_model(pixelwise()), TILES, ("shift(0,4)",))
 
 
-def test_an_ensemble_averages_members_that_share_a_network():
+def test_a_network_that_answers_nan_is_named():
+    """One class of one pixel: everywhere else the labels would look as good as ever."""
     model = pixelwise()
-    first = model.get_weights()
-    second = [first[0] * -3, first[1]]
-    ensemble = Ensemble([(model, first, "one"), (model, second, "two")])
-    alone = [ensemble.predict(TILES, members=[number]) for number in (0, 1, 0)]
-    np.testing.assert_array_equal(alone[0], alone[2])
-    np.testing.assert_allclose(ensemble.predict(TILES), (alone[0] + alone[1]) / 2, rtol=1e-5)
-
-
-def test_a_member_that_answers_nan_is_named():
-    """One pixel of one tile: everywhere else the average would look as good as ever."""
-    model = pixelwise()
-    bad = [np.where(np.arange(5) == 4, np.nan, weight) for weight in model.get_weights()]
-    ensemble = Ensemble([(model, model.get_weights(), "runs/good"), (model, bad, "runs/bad")])
-    ensemble.predict(TILES, members=[0])
-    for members in ([1], [0, 1]):
-        with pytest.raises(UserError, match="runs/bad: answers NaN"):
-            ensemble.predict(TILES, members=members)
+    predict_probabilities(probability_model(model), TILES, PLAIN, "runs/good")
+    model.set_weights([np.where(np.arange(5) == 4, np.nan, weight) for weight in model.get_weights()])
+    with pytest.raises(UserError, match="runs/bad: answers NaN"):
+        predict_probabilities(probability_model(model), TILES, PLAIN, "runs/bad")
 
 
 def test_background_is_predicted_only_when_asked():

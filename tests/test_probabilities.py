@@ -56,6 +56,13 @@ def test_ties_and_a_background_that_takes_all_keep_their_labels():
     found = decode(encode(chances.astype(np.float32), False))
     assert labels(found).tolist() == labels(chances).tolist() == [[[1, 1, 4, 1]]]
     assert np.isfinite(found).all()
+    # The later of two classes ahead by the last bit, with every sum that softmax may leave
+    lower = np.linspace(0.02, 0.5, 64 * 128, dtype=np.float32).reshape(1, 64, 128)
+    nothing = np.zeros_like(lower)
+    for share in (0.1, 0.5, 0.9):
+        rest = (1 - 2 * lower) * np.float32(share)
+        close = np.stack([rest, nothing, lower, np.nextafter(lower, np.float32(1)), nothing], axis=-1)
+        np.testing.assert_array_equal(labels(decode(encode(close, False))), 3)
 
 
 def make_dataset(tiles=70, seed=0):

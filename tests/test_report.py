@@ -12,12 +12,13 @@ import pytest
 from lib import runs
 from lib.audit import audit
 from lib.config import Config
+from lib.console import Console, UserError
 from lib.data import Dataset
 from lib.evaluation import Evaluation, System, evaluate, join, systems, uncertainty
-from lib.metrics import confusion_matrix, scores
+from lib.metrics import confusion_matrix, mean_iou
+from lib.probabilities import ValidationTiles, ensure
 from lib.report import elements, gallery
 from lib.report import page as report
-from lib.report.page import with_views
 
 TILES = 24
 
@@ -144,23 +145,13 @@ def test_duplicates_are_in_the_audit(text):
     assert "2 training tiles repeat an image, in 1 group." in text
 
 
-@pytest.mark.parametrize(
-    "runs_in_it, plain, found",
-    [(["fold_0"], 0.4, True), (["fold_0", "fold_1"], 0.4, False), (["fold_0"], 0.3, False)],
-)
-def test_scores_with_views_count_for_exactly_these_runs_in_this_state(tmp_path, runs_in_it, plain, found):
-    run = make_run(tmp_path / "seventh" / "fold_0", Config(), np.arange(3), make_dataset())
-    names = [str(tmp_path / "seventh" / name) for name in runs_in_it]
-    values = {"runs": names, "tiles": 3, "plain": scores_of(plain), "tta": scores_of(0.5)}
-    runs.write_json(tmp_path / "seventh" / runs.VALIDATION, values)
-    assert bool(with_views(System("seventh", tmp_path / "seventh", (run,)), {"mean_iou": 0.4001})) == found
-
-
-def scores_of(mean_iou):
-    """Scores of two classes that are taken for each other as often as it takes."""
-    matrix = np.zeros((5, 5), np.int64)
-    matrix[[1, 2], [1, 2]], matrix[[1, 2], [2, 1]] = round(2e6 * mean_iou), round(1e6 * (1 - mean_iou))
-    return scores(matrix)
+def test_scores_with_views_have_a_row_where_they_were_predicted(evaluated):
+    dataset, (system, plain) = make_dataset(), evaluated[0]
+    better = make_evaluation(dataset, plain.tiles, 0.25).confusions
+    text = report.build([(system, dataclasses.replace(plain, with_views=better))], dataset, audit(dataset))
+    row = text.split("good --tta")[1].split("</tr>")[0]
+    assert f"{100 * mean_iou(better.sum(axis=0)):.2f}" in row and "Not yet predicted" not in text
+    assert "Not yet predicted with test-time views: good" in report.build(evaluated[:1], dataset, audit(dataset))
 
 
 def test_a_run_without_validation_has_a_report_too(tmp_path):
@@ -233,8 +224,6 @@ def test_folds_of_different_configs_are_different_systems(tmp_path):
 
 
 def test_evaluation_predicts_each_fold_by_its_own_weights(tmp_path):
-    from lib.console import Console, UserError
-
     dataset = make_dataset()
     config = Config(width=2, depth=1, nesting=1, dspp_rates=(), attention="none")
     found = [make_run(tmp_path / f"fold_{n}", config, np.array([2 * n, 2 * n + 1]), dataset) for n in range(2)]
@@ -244,11 +233,26 @@ def test_evaluation_predicts_each_fold_by_its_own_weights(tmp_path):
         layer.set_weights([0 * layer.get_weights()[0], np.eye(5, dtype=np.float32)[number + 1]])
         model.save_weights(run.folder / runs.WEIGHTS)
     evaluation = join(evaluate(found, dataset, Console(quiet=True)))
+    assert evaluation.with_views is None
     assert evaluation.tiles.tolist() == [0, 1, 2, 3]
     assert [np.unique(mask).tolist() for mask in evaluation.predictions] == [[1], [1], [2], [2]]
     assert evaluation.confusions.sum() == (dataset.masks[:4] > 0).sum()
     with pytest.raises(UserError, match="other data"):
         evaluate(found, dataclasses.replace(dataset, digest="e" * 64), Console(quiet=True))
+
+
+def test_evaluation_finds_what_was_predicted_with_views_of_all_folds(tmp_path):
+    dataset = make_dataset()
+    config = Config(width=2, depth=1, nesting=1, dspp_rates=(), attention="none", views=("identity", "hflip"))
+    found = [make_run(tmp_path / f"fold_{n}", config, np.array([2 * n, 2 * n + 1]), dataset) for n in range(2)]
+    for run in found:
+        run.build_model().save_weights(run.folder / runs.WEIGHTS)
+    quiet = Console(quiet=True)
+    stores = ensure(found[:1], ValidationTiles(dataset), None, quiet)
+    assert join(evaluate(found, dataset, quiet)).with_views is None  # of one fold only
+    stores += ensure(found[1:], ValidationTiles(dataset), None, quiet)
+    wanted = np.concatenate([store.confusions for store in stores])
+    np.testing.assert_array_equal(join(evaluate(found, dataset, quiet)).with_views, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -303,8 +307,6 @@ def test_the_script_draws_four_tiles(trained, monkeypatch, capsys):
 
 
 def test_other_data_is_one_line(trained, monkeypatch):
-    from lib.console import UserError
-
     dataset = make_dataset(seed=1)
     np.savez(trained / "other.npz", training_set=np.stack([dataset.images, dataset.masks], axis=1))
     with pytest.raises(UserError, match="trained on other data .* name it with --data"):

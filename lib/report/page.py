@@ -17,16 +17,15 @@ from lib.data import Dataset
 from lib.evaluation import Evaluation, System
 from lib.experiments import EXPERIMENTS, make_config
 from lib.metrics import Scores, scores
-from lib.records import Environment, Validation
+from lib.records import Environment
 from lib.report import elements, gallery
 from lib.report.elements import cell, percent, row, table
-from lib.runs import ADVICE, ENVIRONMENT, VALIDATION
+from lib.runs import ADVICE, ENVIRONMENT
 from lib.task import CLASSES
 
 LIMIT = 5_000_000
 """Bytes that a report stays below: the gallery shows as many tiles as fit."""
 
-DRIFT = 0.002  # how far one score may lie from another because of other hardware; trained on, a run moves further
 HERE = Path(__file__).parent
 Evaluated = Sequence[tuple[System, Evaluation]]
 
@@ -66,9 +65,9 @@ def _results(evaluated: Evaluated) -> str:
         names.append(system.name)
         ious.append(_ious(found))
         facts.append(_effort(system, evaluation))
-        if averaged := with_views(system, found):
+        if found and evaluation.with_views is not None:
             names.append(f"{system.name} --tta")
-            ious.append(_ious(averaged))
+            ious.append(_ious(scores(evaluation.with_views.sum(axis=0))))
             facts.append([""] * len(facts[-1]))
         elif found:
             plain_only.append(html.escape(system.name))
@@ -87,7 +86,7 @@ def _results(evaluated: Evaluated) -> str:
         notes.append("The systems were validated on different tiles, so their scores compare only loosely.")
     if plain_only:
         command = "<code>python infer.py FOLDER --tta</code>"
-        notes.append(f"Not yet scored with test-time views: {', '.join(plain_only)}. Each by {command}.")
+        notes.append(f"Not yet predicted with test-time views: {', '.join(plain_only)}. Each by {command}.")
     header = ["system", "mean IoU", *CLASSES[1:], "tiles", "folds", "parameters", "epochs", "an epoch", "training"]
     return table(header, rows) + "".join(f"<p class=note>{note}</p>" for note in notes)
 
@@ -107,17 +106,6 @@ def _effort(system: System, evaluation: Evaluation) -> list[str]:
         f"{seconds / max(1, epochs):.1f} s",
         elements.duration(seconds),
     ]
-
-
-def with_views(system: System, plain: Scores | None) -> Scores | None:
-    """The scores that `infer.py --tta` left for exactly these runs, in the state that scores `plain` without views."""
-    path = system.folder / VALIDATION
-    if not plain or not path.exists():
-        return None
-    found = Validation.read(path, "run infer.py again")
-    same = {Path(name).resolve() for name in found.runs} == {run.folder.resolve() for run in system.runs}
-    current = found.plain and abs(found.plain.mean_iou - plain["mean_iou"]) < DRIFT
-    return scores(np.array(found.tta.confusion)) if found.tta and same and current else None
 
 
 def _settings(systems: Sequence[System]) -> str:
