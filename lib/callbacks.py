@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 
-from lib import runs
+from lib import runs, weights
 from lib.console import Console, UserError
-from lib.files import atomic_path, replacing
+from lib.files import replacing
 from lib.metrics import Scores, confusion_matrix, scores
+from lib.npz import load
 from lib.predict import BATCH, labels, predict_probabilities, probability_model
+from lib.runs import Run
 from lib.task import CLASSES
 
 SCORE = "mean_iou"
-HDF5_OVERHEAD = 4096  # bytes around each array, generously
 _COLUMNS = {name: "iou_" + name.replace(" ", "_") for name in CLASSES[1:]}
 
 
@@ -102,6 +101,37 @@ class Report(keras.callbacks.Callback):
         self.progress.console.line(line + f"  {logs['tiles_per_second']:.0f} tiles/s  {logs['seconds']:.0f} s")
 
 
+class Diverged(UserError):
+    """A training whose loss or weights are not finite any more."""
+
+
+class Finite(keras.callbacks.Callback):
+    """Ends a training with Diverged after an epoch that left NaN or infinity, before anything of it is written."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def on_epoch_end(self, epoch, logs):
+        wrong = self._what_is_wrong(logs["loss"])
+        if wrong:
+            config = self.run.config
+            lower = f"lower learning_rate={config.learning_rate:g}"
+            if config.precision != "float32":
+                lower += f" or give up precision={config.precision}"
+            where = "under another --runs folder, or delete this one; what was good until then stays in it"
+            raise Diverged(f"{self.run.folder}: {wrong} in epoch {epoch + 1}; {lower}, {where}")
+
+    def _what_is_wrong(self, loss: float) -> str:
+        if not all(np.isfinite(keras.ops.convert_to_numpy(variable)).all() for variable in _variables(self.model)):
+            return "weights stopped being finite"
+        optimizer = self.model.optimizer
+        if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            return "" if np.isfinite(loss) else f"the loss became {loss:g}"
+        # It leaves out a step that overflows and halves its scale: now and then that is how it finds the scale
+        return "" if float(optimizer.dynamic_scale) >= 1 else "step after step overflowed"
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Keeps the best weights, and everything that a resumed training needs to go on as if nothing had happened.
 
@@ -112,15 +142,15 @@ class Checkpoint(keras.callbacks.Callback):
     a tenth of the time since the last one.
 
     Args:
-        folder: the run folder.
+        run: whose folder is written.
         counters: callbacks by name whose counters belong to the state.
     """
 
     ATTRIBUTES = ("best", "wait", "cooldown_counter", "stopped_epoch", "best_epoch")
 
-    def __init__(self, folder: Path, counters: dict[str, keras.callbacks.Callback]):
+    def __init__(self, run: Run, counters: dict[str, keras.callbacks.Callback]):
         super().__init__()
-        self.folder, self.counters = folder, counters
+        self.run, self.folder, self.counters = run, run.folder, counters
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
         self._written, self._cost = 0.0, 0.0
@@ -130,20 +160,18 @@ class Checkpoint(keras.callbacks.Callback):
     def restore(self, model) -> int:
         """Sets model and optimizer to the saved state and returns the next epoch; 0 where nothing is saved.
 
-        Raises UserError when the state is damaged or belongs to another network.
+        Raises UserError when the state is damaged, or belongs to another network or run.
         """
         path = self.folder / runs.STATE
         if not path.exists():
             return 0
         variables = _variables(model)
-        try:
-            with np.load(path) as arrays:
-                state = json.loads(str(arrays["state"]))
-                values = [arrays[f"v{number}"] for number in range(len(variables))]
-            if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables)):
-                raise ValueError("shapes differ")
-        except Exception as error:  # whatever zipfile, numpy and json say of a damaged file
-            raise UserError(f"{path}: cannot resume from it ({error}); delete {self.folder} and train again") from None
+        arrays = load(path, ["state", *(f"v{number}" for number in range(len(variables)))])
+        state, values = json.loads(str(arrays.pop("state"))), list(arrays.values())
+        if state.get("run", self._name()) != self._name():  # which older versions did not write
+            raise UserError(f"{path}: is the state of another run; delete {self.folder} and train again")
+        if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables)):
+            raise UserError(f"{path}: is the state of another network; delete {self.folder} and train again")
         for variable, value in zip(variables, values):
             variable.assign(value)
         self.history, self.best_epoch, self._restored = state["history"], state["best_epoch"], state
@@ -173,7 +201,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.history.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
         if previous is None or logs[SCORE] > previous:
             self.best_epoch = epoch
-            self._save_weights()
+            weights.save(self.folder / runs.WEIGHTS, self.model)
         started = time.perf_counter()
         if started - self._written >= 10 * self._cost or self.model.stop_training:
             self.save()
@@ -185,6 +213,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._saved_epoch == len(self.history) - 1:
             return
         state = {
+            "run": self._name(),
             "history": self.history,
             "best_epoch": self.best_epoch,
             "stopped": bool(self.model.stop_training),
@@ -200,16 +229,10 @@ class Checkpoint(keras.callbacks.Callback):
             pd.DataFrame(self.history).to_csv(stream, index=False)
         self._saved_epoch = len(self.history) - 1
 
-    def _save_weights(self) -> None:
-        path = self.folder / runs.WEIGHTS
-        # HDF5 takes the whole process down when the disk fills while it writes: look first. Weights are float32 always.
-        needed = 4 * self.model.count_params() + HDF5_OVERHEAD * (len(self.model.weights) + 16)
-        if shutil.disk_usage(self.folder).free < needed:
-            raise UserError(f"{path}: {needed / 1e6:.1f} MB do not fit on the disk; make room, then add --resume")
-        # A model without optimizer: with it the file would be three times as large
-        bare = keras.Model(self.model.inputs, self.model.outputs)
-        with atomic_path(path) as own:
-            bare.save_weights(own)
+    def _name(self) -> dict[str, object]:
+        """What a state must have in common with the run that goes on from it."""
+        config = self.run.config.model_dump(mode="json", exclude={"epochs"}, exclude_defaults=True)
+        return {"data": self.run.split.digest, "fold": self.run.split.fold, "config": config}
 
 
 def _variables(model) -> list:

@@ -7,6 +7,7 @@ to last without ever being held whole.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -23,6 +24,7 @@ from lib.console import UserError
 BLOCK = 128
 """Tiles read at a time where the caller does not say: 1 MiB of uint8, 8 MiB of float64."""
 
+SHOWN = 5  # names in a message
 _NUMBERS, _TEXT = "biuf", "U"  # kinds of dtype
 _DEFLATE_RATIO = 1032  # nothing that was deflated is larger than this many times its packed size
 _PIECE = 4096  # packed bytes; of bzip2 and LZMA zipfile unpacks all that it reads at once
@@ -99,7 +101,7 @@ def load(path: str | os.PathLike, wanted: Collection[str], known: Collection[str
     `known` are further names that the file may hold. Raises UserError as ArrayReader does.
     """
     path = os.fspath(path)
-    archive, members = _open(path, {*wanted, *known})
+    archive, members = _open(path, [*wanted, *known])
     arrays = {}
     with archive:
         for key in wanted:
@@ -174,15 +176,19 @@ def _open(path: str, known: Collection[str]) -> tuple[zipfile.ZipFile, dict[str,
     unknown = [member.filename for key, member in members.items() if key not in known or key == member.filename]
     if unknown:
         archive.close()
-        names = f"unknown {', '.join(unknown)} in it, where only {', '.join(known)} may be"
+        names = f"unknown {_listed(unknown)} in it, where only {_listed(known)} may be"
         raise UserError(f"{path}: {names}; name another file, or copy this one again")
     return archive, members
 
 
 def _find(path: str, key: str, members: dict[str, zipfile.ZipInfo]) -> zipfile.ZipInfo:
     if key not in members:
-        raise UserError(f"{path}: no array '{key}' in it; it has {', '.join(members) or 'none'}")
+        raise UserError(f"{path}: no array '{key}' in it; it has {_listed(members) or 'none'}")
     return members[key]
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(itertools.islice(names, SHOWN)) + ", ..." * (len(names) > SHOWN)
 
 
 def _one_line(path: str):

@@ -45,6 +45,7 @@ class Scores(Record):
 class Metrics(Record):
     """metrics.json, written when training has ended. Without a validation fold there are no scores.
 
+    `files`: hex SHA-256 by name of what training left beside it; empty where an older version wrote it.
     `seconds` of training alone; `untrained_mean_iou`, `constant_mean_iou` of the fresh network, and of the training
     fold's commonest class everywhere.
     """
@@ -58,6 +59,7 @@ class Metrics(Record):
     mean_iou: Share | None = None
     iou: dict[str, Share | None] | None = None
     confusion: Confusion | None = None
+    files: dict[str, str] = Field(default_factory=dict)
     config_hash: str | None = Field(None, exclude=True)  # older versions wrote it; nobody reads it
 
     @model_validator(mode="after")

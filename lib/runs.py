@@ -14,7 +14,7 @@ from pydantic import model_validator
 from lib.config import Config
 from lib.console import UserError
 from lib.data import Dataset, stratified_folds
-from lib.files import remove_partial, replacing
+from lib.files import remove_partial, replacing, sha256
 from lib.groups import find_groups
 from lib.records import Count, Data, Epoch, Metrics
 from lib.schema import Record
@@ -130,10 +130,18 @@ class Run:
         write_text(self.folder / CONFIG, self.config.to_json())  # last: a folder with a config is a run
 
     def metrics(self) -> Metrics:
-        """metrics.json. Raises UserError when training has not ended."""
+        """metrics.json. Raises UserError when training has not ended, or config, split or history are not its own."""
         if not self.finished:
             raise UserError(f"{self.folder}: training has not ended; go on with `python train.py ... --resume`")
-        return Metrics.read(self.folder / METRICS, ADVICE)
+        found = Metrics.read(self.folder / METRICS, ADVICE)
+        for name in found.files.keys() - {WEIGHTS}:  # which are larger, and looked at where they are read
+            self._check_file(name, found)
+        return found
+
+    def _check_file(self, name: str, metrics: Metrics) -> None:
+        path = self.folder / name
+        if name in metrics.files and not (path.is_file() and sha256(path) == metrics.files[name]):
+            raise UserError(f"{path}: is not what training left there (see {METRICS}); copy it again, or {ADVICE}")
 
     def check_data(self, dataset) -> None:
         """Raises UserError when a lib.data.Dataset is not the one that the run's split speaks of."""
@@ -162,20 +170,17 @@ class Run:
     def weights(self, model) -> list[np.ndarray]:
         """The best weights, in the order of `model.get_weights()`; `model` (from `build_model`) holds them afterwards.
 
-        Raises UserError when the file is missing, damaged, or does not fit the config.
+        Raises UserError when the file is missing, damaged, not the one that training left, of another network than the
+        config's, or holds NaN.
         """
         path = self.folder / WEIGHTS
         if not path.exists():
             raise UserError(f"{path}: no weights yet; train the run first")
-        import keras
+        if self.finished:
+            self._check_file(WEIGHTS, self.metrics())
+        from lib.weights import load  # and Keras with it
 
-        # As they were saved: without the optimizer, which a model that was just trained still has
-        bare = keras.Model(model.inputs, model.outputs)
-        try:
-            bare.load_weights(path)
-        except (ValueError, OSError, KeyError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(f"{path}: does not fit {self.folder / CONFIG} ({reason}); train the run again") from None
+        load(path, model)
         return model.get_weights()
 
 

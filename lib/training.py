@@ -17,6 +17,7 @@ from lib import callbacks, runs
 from lib.augment import Augmenter, epoch_tiles
 from lib.config import Config
 from lib.console import Console
+from lib.files import sha256
 from lib.losses import SegmentationLoss, class_weights
 from lib.metrics import confusion_matrix, mean_iou
 from lib.models import build_model
@@ -127,7 +128,8 @@ def train_fold(
         The metrics, as written.
 
     Raises:
-        UserError: when the fold cannot serve the config, or the checkpoint is damaged.
+        UserError: when the fold cannot serve the config, the checkpoint is damaged, or (lib.callbacks.Diverged) loss or
+            weights stop being finite.
         KeyboardInterrupt: on Ctrl-C; the run can be resumed.
     """
     config, split = run.config, run.split
@@ -156,8 +158,8 @@ def train_fold(
         counters["stopping"] = keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode=mode)
         tiles = dataset.images[split.validation], dataset.masks[split.validation]
         validation = callbacks.Validation(model, *tiles, config.predict_background)
-    checkpoint = callbacks.Checkpoint(run.folder, counters)
-    chain = [progress, *([validation] if validation else []), callbacks.Report(progress)]
+    checkpoint = callbacks.Checkpoint(run, counters)
+    chain = [progress, callbacks.Finite(run), *([validation] if validation else []), callbacks.Report(progress)]
     chain += [*counters.values(), *extra, checkpoint]
 
     scored: dict[str, Any] = {}
@@ -191,6 +193,7 @@ def train_fold(
         epochs=len(checkpoint.history),
         best_epoch=checkpoint.best_epoch + 1,
         seconds=sum(row["seconds"] for row in checkpoint.history),
+        files={name: sha256(run.folder / name) for name in (runs.CONFIG, runs.SPLIT, runs.HISTORY, runs.WEIGHTS)},
         **scored,
     )
     runs.write_text(run.folder / runs.METRICS, metrics.to_json())

@@ -15,7 +15,7 @@ import sqlalchemy.exc
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lib import runs, search
-from lib.callbacks import SCORE
+from lib.callbacks import SCORE, Diverged
 from lib.config import Config
 from lib.console import Console, UserError
 from lib.locks import locked
@@ -199,17 +199,22 @@ class Tuner:
             run = prepare(folder, config, self.split, resume=True)
             for row in run.history():
                 trial.report(row[SCORE], int(row["epoch"]))
-            if run.finished:
-                metrics = run.metrics()
-            else:
-                console = _Bars(self.console.quiet, self.console.json)
-                metrics = train_fold(run, self.dataset, console, (Pruning(trial),))
+            try:
+                if run.finished:
+                    metrics = run.metrics()
+                else:
+                    console = _Bars(self.console.quiet, self.console.json)
+                    metrics = train_fold(run, self.dataset, console, (Pruning(trial),))
+                assert metrics.mean_iou is not None  # a trial has a validation fold
+                score = metrics.mean_iou
+            except Diverged:
+                score = 0.0  # so that the search turns away from it
+                trial.report(score, config.epochs)
             for file in (runs.WEIGHTS, runs.STATE):
                 (folder / file).unlink(missing_ok=True)
         if trial.should_prune():
             raise optuna.TrialPruned
-        assert metrics.mean_iou is not None  # a trial has a validation fold
-        return metrics.mean_iou
+        return score
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)

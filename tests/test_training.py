@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,8 +204,6 @@ def test_an_unfinished_run_wants_resume(tmp_path, written):
 
 
 def test_a_run_can_be_ended_with_the_epochs_that_it_has(straight, tmp_path):
-    import shutil
-
     folder = tmp_path / "fold_0"
     shutil.copytree(straight, folder)
     (folder / runs.METRICS).unlink()
@@ -219,26 +219,132 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         train(folder, tiny_config(epochs=2), resume=True)
 
 
-def test_weights_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    from lib import callbacks
-
-    monkeypatch.setattr(callbacks.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match="best.weights.h5: .* do not fit on the disk"):
-        train(tmp_path / "fold_0", tiny_config(epochs=1))
-    assert not list(tmp_path.rglob("*.h5"))
+@pytest.fixture
+def copied(straight, tmp_path):
+    return Path(shutil.copytree(straight, tmp_path / "copied" / "fold_0"))
 
 
-def test_weights_that_do_not_fit_the_config(straight, tmp_path):
-    import shutil
+@pytest.mark.parametrize("name", [runs.CONFIG, runs.SPLIT, runs.HISTORY])
+def test_a_file_that_is_not_what_training_left(copied, name):
+    run = runs.Run.open(copied)
+    assert set(run.metrics().files) == {runs.CONFIG, runs.SPLIT, runs.HISTORY, runs.WEIGHTS}
+    (copied / name).write_bytes((copied / name).read_bytes() + b"\n")
+    with pytest.raises(UserError, match=f"{name}: is not what training left there"):
+        runs.Run.open(copied).metrics()
+    (copied / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: is not what training left there"):
+        run.metrics()
 
-    folder = tmp_path / "fold_0"
-    shutil.copytree(straight, folder)
-    (folder / runs.CONFIG).write_text(tiny_config(width=3).to_json())
-    run = runs.Run.open(folder)
+
+def test_weights_that_are_not_what_training_left(copied):
+    from lib import weights
+
+    run = runs.Run.open(copied)
+    model = run.build_model()
+    run.weights(model)
+    weights.save(copied / runs.WEIGHTS, run.build_model())
+    with pytest.raises(UserError, match="best.weights.h5: is not what training left there"):
+        run.weights(model)
+    forget(copied, runs.WEIGHTS)  # as an older version left it
+    run.weights(model)
+
+
+def test_weights_that_do_not_fit_the_config(copied):
+    forget(copied, runs.CONFIG)
+    (copied / runs.CONFIG).write_text(tiny_config(width=3).to_json())
+    run = runs.Run.open(copied)
     with pytest.raises(UserError, match="does not fit"):
         run.weights(run.build_model())
+
+
+def forget(folder, name):
+    """Has metrics.json not know what a file was."""
+    metrics = json.loads((folder / runs.METRICS).read_text())
+    del metrics["files"][name]
+    (folder / runs.METRICS).write_text(json.dumps(metrics))
+
+
+def spoil(epoch, *numbers):
+    """A callback that puts NaN into weights, by number, as an epoch (from 0) begins."""
+    import keras
+
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, now, logs=None):
+            for number in numbers if now == epoch else ():
+                self.model.weights[number].assign(self.model.weights[number] * np.nan)
+
+    return Spoil()
+
+
+def test_a_training_that_stops_being_finite_keeps_what_was_good(tmp_path):
+    from lib.callbacks import Diverged
+
+    folder, config = tmp_path / "fold_0", tiny_config(epochs=3)
+    message = "fold_0: weights stopped being finite in epoch 2; lower learning_rate=0.001, under another --runs"
+    with pytest.raises(Diverged, match=message):
+        train(folder, config, extra=(spoil(1, 0),))
+    assert not (folder / runs.METRICS).exists()
+    state, variables = state_of(folder)
+    assert len(state["history"]) == 1 and all(np.isfinite(value).all() for value in variables.values())
+    assert train(folder, config, resume=True).epochs == 3
+
+
+@pytest.fixture
+def finite(request):
+    """The callback that looks for NaN, on a network of the precision asked for."""
+    from lib.callbacks import Finite
+    from lib.models import build_model
+    from lib.training import compile_model
+
+    config = tiny_config(depth=1, precision=request.param)
+    model = build_model(config)
+    compile_model(model, config, (1.0,) * 5)
+    callback = Finite(runs.Run(Path("fold_0"), config, Split.of(tiny_data(), config, 0)))
+    callback.set_model(model)
+    callback.on_epoch_end(0, {"loss": 1.0})
+    return callback
+
+
+@pytest.mark.parametrize("finite", ["float32", "mixed_bfloat16"], indirect=True)
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_stops_being_finite(finite, loss):
+    from lib.callbacks import Diverged
+
+    more = " or give up precision=mixed_bfloat16" * (finite.run.config.precision != "float32")
+    with pytest.raises(Diverged, match=f"the loss became {loss} in epoch 3; lower learning_rate=0.001{more}, under"):
+        finite.on_epoch_end(2, {"loss": loss})
+
+
+@pytest.mark.parametrize("finite", ["mixed_float16"], indirect=True)
+def test_a_step_that_overflows_now_and_then_is_no_divergence(finite):
+    """Mixed float16 finds its loss scale by overflowing; only a scale that no step fits under is the end."""
+    from lib.callbacks import Diverged
+
+    finite.on_epoch_end(0, {"loss": float("inf")})
+    finite.model.optimizer.dynamic_scale.assign(0.5)
+    with pytest.raises(Diverged, match="step after step overflowed in epoch 1; .* or give up precision=mixed_float16"):
+        finite.on_epoch_end(0, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("finite", ["float32"], indirect=True)
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_any_variable_that_stops_being_finite(finite, part):
+    """An optimizer's average that overflowed holds a weight still for ever, while all weights look well."""
+    from lib.callbacks import Diverged
+
+    owner = finite.model if part == "model" else finite.model.optimizer
+    variable = owner.variables[-1]
+    variable.assign(variable * np.nan)
+    with pytest.raises(Diverged, match="weights stopped being finite"):
+        finite.on_epoch_end(0, {"loss": 1.0})
+
+
+def test_the_state_of_another_run_is_refused(straight, tmp_path):
+    folder, config = tmp_path / "fold_1", tiny_config(**FALLING)
+    train(folder, config.replace(epochs=1), fold=1)
+    shutil.copy(straight / runs.STATE, folder / runs.STATE)
+    with pytest.raises(UserError, match=r"state.npz: is the state of another run"):
+        train(folder, config, fold=1, resume=True)
 
 
 def test_batches_repeat_for_any_epoch():

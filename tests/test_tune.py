@@ -293,6 +293,21 @@ def test_processes_share_the_number_of_trials_and_repeat_no_parameters(tuners):
     assert len(set(rates)) == 5
 
 
+def test_a_trial_that_diverges_scores_nothing_and_the_study_goes_on(tuners):
+    from lib.callbacks import Diverged
+
+    def scores(trial):
+        if trial.number == 1:
+            raise Diverged("trial 1: the loss became nan")
+        return [0.4, 0.5]
+
+    tuner, reported = tuners.open(), []
+    tuners.train(scores)
+    tuner.run(3, reported.append)
+    assert [trial.value for trial in tuner.study.trials] == [0.5, 0.0, 0.5]
+    assert all(trial.intermediate_values for trial in reported)
+
+
 def test_the_seed_decides_the_parameters(tuners, tmp_path, monkeypatch):
     tuner = tuners.open()
     tuner.run(3, ignore)
