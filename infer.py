@@ -22,7 +22,7 @@ import numpy as np
 
 from lib import data
 from lib.config import Config, items
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.files import replacing
 from lib.metrics import confusion_matrix, percent, scores
 from lib.npz import write_array
@@ -76,7 +76,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument(
         "run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest"
     )

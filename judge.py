@@ -18,7 +18,7 @@ import numpy as np
 
 from lib import data
 from lib.bootstrap import DRAWS, LEVEL, PUBLIC, SCORED, Interval
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import DECISION, Decision
 from lib.evaluation import System, systems
 from lib.files import replacing
@@ -69,7 +69,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument(
         "run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest"
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from lib import data, figures
 from lib.audit import audit
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.evaluation import evaluate, join, systems
 from lib.files import replacing, writable
 from lib.metrics import percent, scores
@@ -54,7 +54,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("run", nargs="*", help="run folders, or experiment folders for all folds; default: the newest")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")

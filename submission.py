@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 
 from lib import encoding
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.files import sha256
 from lib.kaggle import submit as kaggle_submit
 from lib.kaggle.client import Kaggle
@@ -133,7 +133,7 @@ ACTIONS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("masks", nargs="?", help="what infer.py wrote (default: masks.npz)")
     parser.add_argument("--out", metavar="FILE", help="where to write (default: submission.csv)")
     parser.add_argument("--zip", action="store_true", help="write it zipped, and .zip behind the name")

@@ -9,7 +9,6 @@ Goes on where it stopped: finished runs are not trained again. Writes <runs>/tab
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import statistics
 import subprocess
@@ -18,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.config import Seed
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.files import replacing
-from lib.records import Environment, Validation
+from lib.records import Environment, Positive, Validation
 from lib.runs import ADVICE, ENVIRONMENT, VALIDATION, find_runs
+from lib.schema import option
 
 HERE = Path(__file__).resolve().parent
 
@@ -56,18 +57,18 @@ SETTINGS = {
 
 def main() -> None:
     """Trains what is missing and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--setting", choices=SETTINGS, default="laptop")
     parser.add_argument(
         "--experiments", nargs="+", default=list(LADDER), metavar="NAME", help="experiments; default: the report's"
     )
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--fold", default="0", help="a fold's number or all; default 0")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: the setting's")
+    parser.add_argument("--seeds", nargs="+", type=option(Seed), help="default: the setting's")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all experiments alike"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--jobs", type=option(Positive), default=1, help="trainings at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs lie")
     add_console_options(parser)
     args = parser.parse_args()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lib import data
 from lib.config import Config, assignment
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.groups import FOLDS_BY
 from lib.locks import locked
@@ -46,7 +46,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("experiment", nargs="?", help="one of --list")
     parser.add_argument("--list", action="store_true", help="show the experiments with their differences")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: the competition's, else generated terrain")

@@ -17,11 +17,14 @@ import warnings
 from pathlib import Path
 
 from lib import data, search
-from lib.config import Config, assignment
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.augment import Augmenter
+from lib.config import Config, Name, assignment
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import make_config
 from lib.files import replacing
+from lib.records import Count, Positive
 from lib.runs import Split
+from lib.schema import option
 
 DATABASE = "study.db"
 WARMUP = 3  # epochs, at least, before a trial may be pruned
@@ -32,23 +35,25 @@ def main() -> None:
     """Reads the command line, runs what trials are missing, draws the study and prints its best command."""
     args = parse()
     console = Console(args.quiet, args.json)
-    if args.trials < 1:
-        raise UserError(f"--trials {args.trials}: must be at least 1")
     tune(make_config(args.experiment, args.tiny).override(args.set), args, console)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("experiment", help="one of train.py --list")
-    parser.add_argument("--trials", type=int, default=40, help="finished trials in all, by all processes; default 40")
+    parser.add_argument(
+        "--trials", type=option(Positive), default=40, help="finished trials in all, by all processes; default 40"
+    )
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
-    parser.add_argument("--fold", type=int, default=0, help="the fold whose validation scores the trials; default 0")
+    parser.add_argument(
+        "--fold", type=option(Count), default=0, help="the fold whose validation scores the trials; default 0"
+    )
     parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs: for a laptop")
     settings = "change config fields, and leave them out of the search"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the study's folder lies")
-    parser.add_argument("--study", metavar="NAME", help="default: EXPERIMENT-study")
+    parser.add_argument("--study", type=option(Name), metavar="NAME", help="default: EXPERIMENT-study")
     parser.add_argument("--storage", metavar="URL", help=f"any database of Optuna's; default: {DATABASE} in the folder")
     add_console_options(parser)
     return parser.parse_args()
@@ -61,6 +66,8 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
         raise UserError("--set: leaves no field to search; set fewer")
     dataset = data.load(args.data, test=config.folds_by == "group")  # test tiles link labelled ones
     split = Split.of(dataset, config, args.fold)
+    # What every trial would be refused for is said before there is a study that holds this configuration
+    Augmenter(dataset.images[split.train], dataset.masks[split.train], config)
     name = args.study or f"{config.experiment}-study"
     folder = args.runs / name
     folder.mkdir(parents=True, exist_ok=True)

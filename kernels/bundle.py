@@ -8,21 +8,20 @@ kernels/push.py does this and the rest: it uploads, waits and brings the run hom
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib.console import Console, add_console_options, run_main
+from lib.console import ArgumentParser, Console, add_console_options, run_main
 from lib.kaggle.client import Kaggle
 from lib.kaggle.kernel import Job, Kernel, add_job_options
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("experiment", nargs="?", default="seventh", help="one of `train.py --list` (default: seventh)")
     add_job_options(parser)
     parser.add_argument("--user", help="your name on Kaggle; default: asked of the Kaggle client")

@@ -18,18 +18,24 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib.console import Console, UserError, add_console_options, run_main
+from pydantic import Field
+
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.files import atomic_path, replacing, sha256
 from lib.kaggle.client import Kaggle
 from lib.kaggle.kernel import Job, Kernel, Manifest, add_job_options
 from lib.locks import locked
+from lib.records import Positive
 from lib.runs import CONFIG, VALIDATION, Run, fold_folder
+from lib.schema import option
 
 BUILD = Path("kernels/build")
 MANIFEST, MASKS = "manifest.json", "masks.npz"  # as kernels/entry.py names them
+Pause = Annotated[float, Field(ge=0, le=86_400)]
 LOG_END = 30  # lines shown of a failed kernel's log
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 
@@ -72,22 +78,24 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("experiment", nargs="?", help="one of `train.py --list`")
     what.add_argument("--attach", nargs="+", type=Path, metavar="DIR", help="built folders pushed before: only wait")
     add_job_options(parser)
-    parser.add_argument("--kernels", type=int, default=1, help="deal the folds out to so many kernels (default: 1)")
+    parser.add_argument(
+        "--kernels", type=option(Positive), default=1, help="deal the folds out to so many kernels (default: 1)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
-    parser.add_argument("--poll", type=float, default=30, metavar="SECONDS", help="between questions (default: 30)")
+    parser.add_argument(
+        "--poll", type=option(Pause), default=30, metavar="SECONDS", help="between questions (default: 30)"
+    )
     add_console_options(parser)
     return parser.parse_args()
 
 
 def asked(args: argparse.Namespace) -> list[Job]:
     """The jobs of the command line, one per kernel."""
-    if args.kernels < 1:
-        raise UserError(f"--kernels {args.kernels}: at least 1")
     return Job.asked(args.experiment, args.fold, args.tiny, args.set).split(args.kernels)
 
 

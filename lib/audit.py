@@ -7,7 +7,6 @@ python -m lib.audit FILE --picture audit.png    the same to look at
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lib import figures
-from lib.console import Console, add_console_options, run_main
+from lib.console import ArgumentParser, Console, add_console_options, run_main
 from lib.data import MUCH_ROCK, Dataset, load, repeats
 from lib.task import BIG_ROCK, CLASSES, HEIGHT, WIDTH
 
@@ -188,7 +187,7 @@ def report(found: dict, console: Console) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("file", nargs="?", help="npz file; default: the competition's, else generated terrain")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw it: classes, samples, outliers, duplicates")
     add_console_options(parser)

@@ -5,18 +5,18 @@ python -m lib.augment --draw augmentation.png [--data FILE]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from lib.config import Config
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.config import Config, Seed
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.cutouts import Composer, cut_out, paste_rocks
 from lib.data import load
 from lib.figures import colour_mask, tile_grid
 from lib.general import General
+from lib.schema import option
 from lib.task import BIG_ROCK, CLASSES
 from lib.views import OPERATIONS
 
@@ -148,12 +148,10 @@ def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.augment", description="Draws what each augmentation makes of some tiles."
-    )
+    parser = ArgumentParser("Draws what each augmentation makes of some tiles.", prog="python -m lib.augment")
     parser.add_argument("--draw", metavar="PNG", required=True, help="picture to write: before and after")
     parser.add_argument("--data", metavar="FILE", help="npz with training_set; default: as train.py finds it")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other tiles")
+    parser.add_argument("--seed", type=option(Seed), default=0, help="another seed draws other tiles")
     add_console_options(parser)
     args = parser.parse_args()
     console = Console(args.quiet, args.json)

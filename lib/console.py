@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import itertools
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 USER_ERROR_EXIT = 2
 STDOUT = "standard output"  # its name in messages
@@ -67,6 +70,16 @@ class Console:
     def _bold(text: str) -> str:
         plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR")
         return text if plain else f"\033[1m{text}\033[0m"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, with a script's docstring for its description; a wrong option is a UserError, in one line."""
+
+    def __init__(self, description: str | None, prog: str | None = None):
+        super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; see --help")
 
 
 def add_console_options(parser) -> None:
@@ -156,12 +169,19 @@ def _open_closed_streams() -> None:
 
 
 def _check_arguments() -> None:
-    """Raises UserError for bytes that no output could name: JSON, HTML, CSV and the terminal are UTF-8."""
-    for argument in sys.argv[1:]:
+    """Raises UserError for bytes that no output could name: JSON, HTML, CSV and the terminal are UTF-8.
+
+    And for empty text, as of a shell's variable that is not set: of an empty path the folder at hand would be made.
+    """
+    for before, argument in itertools.pairwise(sys.argv):
         try:
             argument.encode()
         except UnicodeEncodeError:
             raise UserError(f"{argument}: is not UTF-8; rename it") from None
+        option = argument.startswith("--") and argument.endswith("=")
+        if option or not argument:
+            name = argument.removesuffix("=") or (before if before.startswith("-") else "an argument")
+            raise UserError(f"{name}: is empty; give it a value or leave it out")
 
 
 def _print(text: str = "", end: str = "\n") -> None:

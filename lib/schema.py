@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from lib.console import UserError
 
@@ -81,14 +83,32 @@ class Record(BaseModel):
         return [cls.check(row, line, advice, strict=False) for line, row in filled]
 
 
+def option(kind: Any) -> Callable[[str], Any]:
+    """For `type=` of an argparse option: its text as a value of an annotated type, such as lib.records.Positive."""
+    adapter = TypeAdapter(kind, config=Record.model_config)
+
+    def convert(text: str) -> Any:
+        try:
+            return adapter.validate_python(text, strict=False)
+        except ValidationError as error:
+            raise argparse.ArgumentTypeError(f"{_shortened(text)}: {_words(error.errors()[0])}") from None
+
+    return convert
+
+
 def _complaint(error: ValidationError, source: object, advice: str) -> UserError:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    value = str(first["input"])
-    shown = first["type"] != "missing" and not isinstance(first["input"], dict | list | tuple)
-    if place and shown:
-        place += "=" + (value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "...")
-    words = _WORDS.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
-    words = words.removeprefix("Value error, ").replace("Input should be", "must be")
-    return UserError(": ".join(filter(None, [str(source), place, f"{words}; {advice}"])))
+    if place and first["type"] != "missing" and not isinstance(first["input"], dict | list | tuple):
+        place += "=" + _shortened(str(first["input"]))
+    return UserError(": ".join(filter(None, [str(source), place, f"{_words(first)}; {advice}"])))
+
+
+def _words(error: ErrorDetails) -> str:
+    words = _WORDS.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    return words.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."

@@ -9,14 +9,17 @@ competition's; they are dealt out over the tiles rather than drawn, so that ever
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import Field
 
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.config import Seed
+from lib.console import ArgumentParser, Console, add_console_options, run_main
 from lib.files import replacing
+from lib.schema import option
 from lib.task import BIG_ROCK, HEIGHT, WIDTH
 
 MAIN = (0.464, 0.304, 0.232)  # shares of tiles whose main class is soil, bedrock, sand
@@ -33,6 +36,7 @@ OUTLIERS = 0.042  # share of training tiles: different images, one mask
 RELIEF_SIZE = 512  # side of the square of each class's ground that tiles are windows of
 ROUGHNESS = np.array([6.5, 8.0, 3.0], np.float32)  # grey levels of soil's, bedrock's and sand's relief
 
+Tiles = Annotated[int, Field(ge=0, le=100_000)]
 ROWS = np.arange(HEIGHT, dtype=np.float32)[:, None]
 COLUMNS = np.arange(WIDTH, dtype=np.float32)[None, :]
 
@@ -236,16 +240,13 @@ def _outliers(rng: np.random.Generator, count: int, reliefs: np.ndarray) -> tupl
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--out", required=True, metavar="FILE", help="npz file to write")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other terrain (default: 0)")
-    parser.add_argument("--train", type=int, default=600, metavar="N", help="training tiles (default: 600)")
-    parser.add_argument("--test", type=int, default=600, metavar="N", help="test tiles (default: 600)")
+    parser.add_argument("--seed", type=option(Seed), default=0, help="another seed, other terrain (default: 0)")
+    parser.add_argument("--train", type=option(Tiles), default=600, metavar="N", help="training tiles (default: 600)")
+    parser.add_argument("--test", type=option(Tiles), default=600, metavar="N", help="test tiles (default: 600)")
     add_console_options(parser)
     args = parser.parse_args()
-    for option in ("seed", "train", "test"):
-        if getattr(args, option) < 0:
-            raise UserError(f"--{option} {getattr(args, option)}: must not be negative; give 0 or more")
     arrays = generate(args.seed, args.train, args.test)
     with replacing(args.out, "wb") as stream:
         np.savez_compressed(stream, **arrays)

@@ -432,7 +432,7 @@ def test_a_storage_that_does_not_open_is_refused(tuners, monkeypatch, url):
     ("options", "words"),
     [
         (["sevent"], "did you mean seventh"),
-        (["seventh", "--trials", "0"], "--trials 0: must be at least 1"),
+        (["seventh", "--trials", "0"], "--trials: 0: must be at least 1"),
         (["seventh", "--fold", "9"], "--fold 9: there are folds 0 to 4"),
         (["seventh", "--set", *SET_ALL], "--set: leaves no field to search"),
         (["seventh", "--data", "nothing.npz"], "nothing.npz"),

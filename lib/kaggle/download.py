@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
 import sys
@@ -10,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from lib.console import Console, UserError, add_console_options, run_main
+from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.files import replacing, sha256
 from lib.kaggle.client import Kaggle
 from lib.locks import locked
@@ -59,7 +58,7 @@ def _copy(source, path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.kaggle.download", description=__doc__)
+    parser = ArgumentParser(__doc__, prog="python -m lib.kaggle.download")
     parser.add_argument("--out", type=Path, default=Path("data") / DATA_FILE, help="default: %(default)s")
     add_console_options(parser)
     args = parser.parse_args()
