@@ -116,5 +116,5 @@ def test_command_writes_what_load_reads(tmp_path):
 def test_command_refuses_a_negative_count(tmp_path):
     command = [sys.executable, "-m", "lib.terrain", "--out", str(tmp_path / "terrain.npz"), "--train", "-1"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (2, "error: --train -1: must not be negative; give 0 or more\n")
+    assert (result.returncode, result.stderr) == (2, "error: --train: -1: must be at least 0; see --help\n")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,92 @@
+"""What an older version left stays good: old_run.tar.xz is read, inferred from, resumed and tuned on by today's code.
+
+Written by commit 8c291e2, which knew neither `fold_seed` nor records:
+
+    python -m lib.terrain --out terrain.npz --seed 3 --train 24 --test 3
+    python train.py seventh --tiny --data terrain.npz --fold all --set SETTINGS
+    python infer.py --tta --data terrain.npz
+    python tune.py seventh --tiny --data terrain.npz --trials 2 --set SETTINGS
+"""
+
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+
+import infer
+import train
+import tune
+from lib import data, encoding, runs, tuning
+from lib.experiments import make_config
+from lib.records import Environment, Validation
+from lib.runs import Run, Split
+
+SETTINGS = ["width=2", "depth=2", "nesting=1", "dspp_rates=1", "epochs=2", "folds=2", "batch_size=8"]
+FEW = 25  # pixels of 24,576 that another processor may round to another class
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch) -> Path:
+    """The folder that the old version worked in, as the folder at hand."""
+    with tarfile.open(Path(__file__).with_name("old_run.tar.xz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(monkeypatch, script, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *arguments])
+    script.main()
+
+
+def test_every_record_of_an_old_run_is_read(old):
+    asked = make_config("seventh", tiny=True).override(SETTINGS)
+    dataset = data.load("terrain.npz")
+    folders = [Path(f"runs/seventh/fold_{fold}") for fold in (0, 1)] + [Path("runs/seventh-study/trial_000/fold_0")]
+    for folder in folders:
+        run = Run.open(folder)
+        assert run.config.differences(asked) == {}
+        assert run.metrics().epochs == len(run.history()) == 2
+        assert Environment.read(folder / runs.ENVIRONMENT, "").keras == "3.13.2"
+        run.check_data(dataset)
+        today = Split.of(dataset, run.config, run.split.fold)
+        assert today.train.tolist() == run.split.train.tolist()
+        assert today.validation.tolist() == run.split.validation.tolist()
+    validation = Validation.read(old / "runs/seventh" / runs.VALIDATION, "")
+    note = encoding.made_by("masks.npz")
+    assert note.runs == validation.runs == ("runs/seventh/fold_0", "runs/seventh/fold_1")
+    assert note.validation is not None and note.validation.best == validation.tta
+
+
+def test_an_old_run_infers_the_masks_that_it_did(old, monkeypatch, capsys):
+    call(monkeypatch, infer, "--tta", "--data", "terrain.npz", "--out", "again.npz", "--quiet")
+    with np.load("masks.npz") as before, np.load("again.npz") as after:
+        assert before["masks"].shape == after["masks"].shape
+        assert (before["masks"] != after["masks"]).sum() < FEW
+        assert len(np.unique(before["masks"])) > 1
+
+
+def test_an_old_run_is_resumed(old, monkeypatch):
+    run = Run.open(Path("runs/seventh/fold_0"))
+    before = run.history()
+    longer = [*SETTINGS, "epochs=3"]
+    call(monkeypatch, train, "seventh", "--tiny", "--data", "terrain.npz", "--resume", "--quiet", "--set", *longer)
+    assert run.history()[:2] == before and len(run.history()) == 3
+    assert run.metrics().epochs == 3 and Run.open(run.folder).config.fold_seed == 0
+
+
+def test_an_old_study_is_continued(old, monkeypatch):
+    def train_fold(run, dataset, console, extra):
+        extra[0].trial.report(0.1, 1)
+        return SimpleNamespace(mean_iou=0.1)
+
+    monkeypatch.setattr(tuning, "train_fold", train_fold)
+    monkeypatch.setattr(tune, "draw", lambda study, folder: [])
+    options = ["--data", "terrain.npz", "--trials", "3", "--quiet", "--set", *SETTINGS]
+    call(monkeypatch, tune, "seventh", "--tiny", *options)
+    url = f"sqlite:///runs/seventh-study/{tune.DATABASE}"
+    assert len(optuna.load_study(study_name="seventh-study", storage=url).trials) == 3
