@@ -310,6 +310,14 @@ def test_rejected_submission_is_journaled(submit, server, tmp_path):
     assert journal(tmp_path)[0]["public_score"] == ""
 
 
+def test_masks_with_a_damaged_note_are_not_uploaded(submit, server, tmp_path):
+    with np.load(tmp_path / "masks.npz") as archive:
+        masks = archive["masks"]
+    np.savez(tmp_path / "masks.npz", masks=masks, made_by=json.dumps({**NOTE, "runs": 7}))
+    assert_refused(submit(), "masks.npz: made_by: runs=7: must be a valid array", "run infer.py again")
+    assert not server.calls and not (tmp_path / "submission.csv.zip").exists()
+
+
 def test_part_of_the_test_set_is_not_submitted(run, submit, server):
     process = run(str(ROOT / "submission.py"), "--submit", "-m", "x")
     assert_refused(process, "masks.npz", "10,022 test tiles")

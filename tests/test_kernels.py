@@ -35,6 +35,11 @@ JOB = Job.asked("seventh", "all", True, ["folds=2"])
 # Packing
 
 
+def payload_of(content: bytes) -> str:
+    """The lines of a kernel that carries this."""
+    return f'BUNDLE = "ab"\nPAYLOAD = """\n{base64.b64encode(content).decode()}\n"""\n'
+
+
 def test_job_carries_the_precision_of_a_t4():
     assert Job.asked("fifth", "0", False, []).config.precision == "mixed_float16"
     assert Job.asked("fifth", "0", False, ["precision=float32"]).config.precision == "float32"
@@ -71,6 +76,24 @@ def test_built_kernel_reads_back(tmp_path):
     kernel = Kernel.build(JOB, "me", tmp_path)
     assert Kernel.read(tmp_path) == kernel
     assert kernel.name == "me/mars-seventh-all-folds"
+
+
+@pytest.mark.parametrize(
+    "script", ["", 'BUNDLE = "ab"', payload_of(b"no gzip"), payload_of(gzip.compress(b"x" * 99)[:-9])]
+)
+def test_what_is_no_kernel_is_refused(tmp_path, script):
+    Kernel.build(JOB, "me", tmp_path)
+    (tmp_path / "kernel.py").write_text(script)
+    with pytest.raises(UserError, match="no built kernel; name a folder that kernels/bundle.py wrote"):
+        Kernel.read(tmp_path)
+
+
+def test_a_kernel_of_another_job_is_refused_by_its_field(tmp_path):
+    Kernel.build(JOB, "me", tmp_path)
+    job = json.dumps({"job": JOB.model_dump() | {"folds": "all"}, "files": {}}).encode()
+    (tmp_path / "kernel.py").write_text(payload_of(gzip.compress(job)))
+    with pytest.raises(UserError, match="kernel.py: job.folds=all: must be"):
+        Kernel.read(tmp_path)
 
 
 def test_metadata_states_every_field_that_the_client_reads(tmp_path):
@@ -354,6 +377,12 @@ def test_cancelled_kernel_fails(push, server):
 def test_output_of_another_build_is_refused(push, server, tmp_path):
     server.start = lambda request: Session(files=output_of(request, bundle="0123456789abcdef"))
     assert_refused(push(*TWO_FOLDS), "0123456789abcdef")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_output_with_a_damaged_manifest_is_refused(push, server, tmp_path):
+    server.start = lambda request: Session(files=output_of(request, score=float("nan")))
+    assert_refused(push(*TWO_FOLDS), "manifest.json: score=nan: must be a finite number")
     assert not (tmp_path / "runs").exists()
 
 
