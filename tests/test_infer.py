@@ -221,11 +221,18 @@ def test_a_file_with_test_tiles_only_gives_masks_and_no_score(own, capsys):
         call(infer, own / "runs" / "seventh", "--data", own / "test.npz", "--score-only")
 
 
+def configure(run, **changes):
+    """Has a run be of another configuration, as if it had been trained so."""
+    config, metrics = run / "config.json", run / "metrics.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    values = json.loads(metrics.read_text())
+    values["files"]["config.json"] = files.sha256(config)
+    metrics.write_text(json.dumps(values))
+
+
 def test_runs_of_other_views_are_averaged_each_by_its_own(own, chances):
     seventh = own / "runs" / "seventh"
-    config = seventh / "fold_1" / "config.json"
-    values = json.loads(config.read_text())
-    config.write_text(json.dumps(values | {"views": ["identity", "hflip"]}))
+    configure(seventh / "fold_1", views=["identity", "hflip"])
     masks = masks_of(own, seventh, "--tta")
     averaged = [known(np.nanmean(chances[0], axis=0)), known(chances[1, :2].mean(axis=0))]
     assert_answer(masks, np.mean(averaged, axis=0))
@@ -235,8 +242,7 @@ def test_runs_of_other_views_are_averaged_each_by_its_own(own, chances):
 
 def test_runs_that_do_not_agree_on_background_are_refused_until_one_says(own):
     seventh = own / "runs" / "seventh"
-    config = seventh / "fold_1" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"predict_background": True}))
+    configure(seventh / "fold_1", predict_background=True)
     with pytest.raises(UserError, match="fold_1 has predict_background=True; say --allow-background or"):
         call(infer, seventh, "--data", own / "data.npz", "--score-only")
     for choice in ("--allow-background", "--no-allow-background"):

@@ -419,10 +419,10 @@ def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
     from lib.training import environment
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment()["commit"] is None
+    assert environment().commit is None
     (tmp_path / "git").write_text("#!/bin/sh\necho 66beaee-dirty")
     (tmp_path / "git").chmod(0o755)
-    assert environment()["commit"] == "66beaee-dirty"
+    assert environment().commit == "66beaee-dirty"
 
 
 def test_half_precision_trains(tmp_path):
