@@ -3,6 +3,7 @@
 python infer.py --tta                                   the newest run, all its folds
 python infer.py runs/fifth runs/seventh --tta           an ensemble of two experiments
 python infer.py seventh --views "identity,shift(0,8)"   other views than the runs' own
+python infer.py fifth seventh --decision tuned          weights and rule that judge.py --decide tuned for these
 
 What the networks say is kept in each run's folder probabilities/, and not predicted again while it fits.
 """
@@ -21,17 +22,16 @@ from pathlib import Path
 import numpy as np
 
 from lib import data
-from lib.config import Config, items
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
-from lib.files import replacing
+from lib.decision import Decision, decide, find_decision
+from lib.files import replacing, sha256
 from lib.metrics import confusion_matrix, percent, scores
 from lib.npz import write_array
-from lib.predict import PLAIN, labels
+from lib.predict import PLAIN, labels, parse_views
 from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
 from lib.records import Data, Origin, Scores, Validation, Views
-from lib.runs import CONFIG, VALIDATION, Run, find_runs, write_text
+from lib.runs import CONFIG, VALIDATION, WEIGHTS, Run, find_runs, write_text
 from lib.task import CLASSES, HEIGHT, WIDTH
-from lib.views import invert_view
 
 
 def main() -> None:
@@ -40,7 +40,12 @@ def main() -> None:
     console = Console(args.quiet, args.json)
     views = None if args.views is None else parse_views(args.views)  # None: each run's own
     runs = find_runs(args.run, args.runs)
-    background = common_background(runs) if args.allow_background is None else args.allow_background
+    ways: dict[str, tuple[str, ...] | None] = {"plain": PLAIN}
+    if args.tta or views:
+        ways["tta"] = views
+    averaged = ways.get("tta", PLAIN)
+    decision, shares = find_weights(runs, averaged, args.decision == "tuned")
+    background = choose_background(runs, args.allow_background, decision)
     dataset = data.load(args.data, test=False)
     if len(dataset.images):
         for run in runs:
@@ -52,21 +57,21 @@ def main() -> None:
         runs=", ".join(str(run.folder) for run in runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {tiles.count if tiles else 0} test tiles",
     )
-    ways: dict[str, tuple[str, ...] | None] = {"plain": PLAIN}
-    if args.tta or views:
-        ways["tta"] = views
     validation = validate(runs, dataset, ways, background, console)
     if tiles and tiles.count:
-        averaged = ways.get("tta", PLAIN)
-        stores = ensure(runs, tiles, averaged, console, background)
+        if decision:
+            tell(decision, console)
+        counted = [run for run, share in zip(runs, shares) if share]
+        stores = ensure(counted, tiles, averaged, console, background)
         origin = Origin(
             runs=validation.runs,
             configs=tuple(run.config.hash() for run in runs),
             data=Data(source=dataset.source, digest=dataset.digest),
             views=used_views(runs, averaged),
             validation=validation,
+            decision=decision,
         )
-        save(args.out, tiles.count, masks(stores, background), origin)
+        save(args.out, tiles.count, masks(stores, shares[shares > 0], background, decision), origin)
         console.line(f"\n{args.out}: masks of {tiles.count} test tiles")
         console.line("next: " + shlex.join(["python", "submission.py", str(args.out)]))
     elif tiles:
@@ -87,6 +92,12 @@ def parse() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="whether class 0 may be predicted; default: as the config says",
     )
+    parser.add_argument(
+        "--decision",
+        choices=("argmax", "tuned"),
+        default="argmax",
+        help="the likeliest class of the mean probabilities, or the weights and rule that judge.py --decide left",
+    )
     parser.add_argument("--score-only", action="store_true", help="the validation score, no test tiles")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
@@ -95,21 +106,40 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def parse_views(text: str) -> tuple[str, ...]:
-    """The views of a comma-separated text. Raises UserError unless each can be read and they see every pixel."""
-    views = Config.check({"views": items(text)}, "--views", "write e.g. identity,hflip", strict=False).views
-    if not np.any([invert_view(view, np.ones((1, HEIGHT, WIDTH)))[1] for view in views], axis=0).all():
-        raise UserError(f"--views {text}: some pixels are seen by no view; add identity")
-    return views
-
-
-def common_background(runs: Sequence[Run]) -> bool:
-    """Whether the runs' configs let background be predicted. Raises UserError where they do not agree."""
+def choose_background(runs: Sequence[Run], asked: bool | None, decision: Decision | None) -> bool:
+    """Whether background may be predicted. Raises UserError where that is not clear."""
+    if decision:
+        if asked:
+            raise UserError(
+                "--allow-background: no tuned decision predicts background; leave one of the two options out"
+            )
+        return False
+    if asked is not None:
+        return asked
     values = {run.config.predict_background: run for run in runs}
     if len(values) > 1:
         told = ", ".join(f"{run.folder} has predict_background={value}" for value, run in values.items())
         raise UserError(f"{told}; say --allow-background or --no-allow-background")
     return next(iter(values))
+
+
+def find_weights(runs: Sequence[Run], views: tuple[str, ...] | None, tuned: bool) -> tuple[Decision | None, np.ndarray]:
+    """What was tuned for these runs and views, if anything is asked for, and the weight of each run (N,) float64.
+
+    Raises UserError where nothing was tuned for them.
+    """
+    if not tuned:
+        return None, np.ones(len(runs))
+    made_of = [(sha256(run.folder / WEIGHTS), run.config.views if views is None else views) for run in runs]
+    decision, shares = find_decision([run.folder.parent for run in runs], runs[0].split.digest, made_of)
+    return decision, np.array(shares)
+
+
+def tell(decision: Decision, console: Console) -> None:
+    """What a decision is worth."""
+    gain = decision.gain.interval().percent(signed=True)
+    doubt = "" if decision.gain.proven else "; not above zero with its whole interval: --decision argmax is safer"
+    console.line(f"\ndecision: tuned; mean IoU {gain} points where it was not tuned{doubt}")
 
 
 def used_views(runs: Sequence[Run], views: tuple[str, ...] | None) -> Views:
@@ -118,15 +148,12 @@ def used_views(runs: Sequence[Run], views: tuple[str, ...] | None) -> Views:
     return next(iter(own.values())) if len(set(own.values())) == 1 else own
 
 
-def decide(probabilities: np.ndarray, background: bool) -> np.ndarray:
-    """Labels (n, H, W) uint8 from probabilities (n, H, W, 5): the one rule for validation score and masks."""
-    return labels(probabilities, background)
-
-
-def masks(stores: Sequence[Stored], background: bool) -> Iterator[np.ndarray]:
-    """Labels (n, H, W) uint8 of the members' tiles, block by block."""
-    for _, probabilities in mean(stores):
-        yield decide(probabilities, background)
+def masks(
+    stores: Sequence[Stored], shares: np.ndarray, background: bool, decision: Decision | None
+) -> Iterator[np.ndarray]:
+    """Labels (n, H, W) uint8 of the members' tiles, block by block; `shares` are the members' weights."""
+    for _, probabilities in mean(stores, weights=shares):
+        yield decide(probabilities, decision.rule) if decision else labels(probabilities, background)
 
 
 def validate(
@@ -153,7 +180,7 @@ def validate(
     for way, averaged in ways.items():
         confusion = np.zeros((len(CLASSES),) * 2, np.int64)
         for tiles, probabilities in mean(ensure(runs, ValidationTiles(dataset), averaged, console, background)):
-            confusion += confusion_matrix(dataset.masks[tiles], decide(probabilities, background))
+            confusion += confusion_matrix(dataset.masks[tiles], labels(probabilities, background))
         found[way] = scores(confusion)
     result = result.model_copy(update={"tiles": count, **{way: Scores(**values) for way, values in found.items()}})
     rows = [

@@ -25,7 +25,7 @@ from lib.files import replacing
 from lib.groups import FOLDS_BY, groups_beside
 from lib.judge import Pair, Pooled, Settled, Standing, common_tiles, compare, settle
 from lib.metrics import percent
-from lib.predict import PLAIN
+from lib.predict import PLAIN, parse_views
 from lib.probabilities import ValidationTiles, ensure
 from lib.runs import find_runs
 from lib.task import BIG_ROCK, CLASSES, TEST_TILES
@@ -35,12 +35,12 @@ def main() -> None:
     """Reads the command line and judges."""
     args = parse()
     console = Console(args.quiet, args.json)
+    views = parse_views(args.views) if args.views is not None else None if args.tta else PLAIN  # None: each run's own
     found = systems(find_runs(args.run, args.runs))
     dataset = data.load(args.data, test=False)
     for system in found:
         for run in system.runs:
             run.check_data(dataset)
-    views = None if args.tta else PLAIN
     stores = [ensure(system.runs, ValidationTiles(dataset), views, console) for system in found]
     pooled = [Pooled.of(*pair) for pair in zip(found, stores)]
     for one, other in combinations(pooled, 2):
@@ -51,7 +51,7 @@ def main() -> None:
     standings, pairs = compare(pooled, groups)
     console.facts(
         data=f"{dataset.source}: {(~dataset.outliers).sum()} clean tiles",
-        views="each run's own, averaged" if args.tta else "none",
+        views="each run's own, averaged" if views is None else ", ".join(views),
         intervals=f"{LEVEL:.0%}, by {DRAWS:,} draws of {drawn}",
     )
     show_systems(standings, int((~dataset.outliers).sum()), console)
@@ -74,6 +74,7 @@ def parse() -> argparse.Namespace:
         "run", nargs="*", help="run folders, or experiment folders for all their folds; default: the newest"
     )
     parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
+    parser.add_argument("--views", metavar="NAME,NAME", help="average these views of lib/views.py's table instead")
     parser.add_argument(
         "--decide", action="store_true", help="tune the systems' weights and the decision rule for infer.py --decision"
     )
@@ -155,7 +156,7 @@ def show_decision(settled: Settled, console: Console) -> None:
     for name, gain, offset in zip(SCORED, decision.gains.values(), ("", *decision.rule.offsets)):
         shown = f"{offset:+.1f}" if isinstance(offset, float) else ""
         rows.append([name, percent(gain.argmax), percent(gain.tuned), gain.interval().percent(signed=True), shown])
-    console.table(["class", "nothing tuned", "tuned", "gain", "offset"], rows)
+    console.table(["class", "nothing tuned", "tuned", "gain", "offset of log-probability"], rows)
     console.line(
         f"{CLASSES[BIG_ROCK]} of fewer than {decision.rule.least_blob} connected pixels goes to the next class"
     )
@@ -168,7 +169,8 @@ def write_decision(decision: Decision, systems: Sequence[System], args: argparse
         stream.write(decision.to_json())
     console.line(f"\n{path}: written")
     words = [*args.run] or [str(systems[0].folder)]
-    words += ["--tta"] * args.tta + (["--data", args.data] if args.data else [])
+    words += ["--tta"] * args.tta + (["--views", args.views] if args.views else [])
+    words += ["--data", args.data] if args.data else []
     words += ["--runs", str(args.runs)] if args.runs != Path("runs") else []
     if decision.gain.proven:
         words += ["--decision", "tuned"]

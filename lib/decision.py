@@ -16,6 +16,7 @@ from lib.schema import Record
 from lib.task import BIG_ROCK, CLASSES
 
 DECISION = "decision.json"
+TUNE = "tune it: python judge.py RUN ... --decide"  # how a message about a decision ends
 SCORED_CLASSES = len(CLASSES) - 1
 STEP = 0.1  # of offsets, in natural logarithms: a tenth more or less likely
 GRID = np.arange(-40, 41) * STEP
@@ -115,9 +116,26 @@ class Decision(Record):
         elif any(known[digest].views != views for digest, views in runs):
             other = "views"
         if other:
-            again = "tune it anew: python judge.py RUN ... --decide"
-            raise UserError(f"{path}: tuned for other {other} (of {names}); {again}")
+            raise UserError(f"{path}: tuned for other {other} (of {names}); {TUNE}")
         return [known[digest].weight / len(known[digest].runs) for digest, _ in runs]
+
+
+def find_decision(
+    folders: Sequence[Path], data: str, runs: Sequence[tuple[str, tuple[str, ...]]]
+) -> tuple[Decision, list[float]]:
+    """The decision that was tuned for these runs, and the weight of each; it lies in one of the folders.
+
+    Raises UserError where there is none, it cannot be read, or what lies there was tuned for something else.
+    """
+    refused = []
+    for path in (folder / DECISION for folder in dict.fromkeys(folders)):
+        if path.exists():
+            decision = Decision.read(path, TUNE)
+            try:
+                return decision, decision.shares(path, data, runs)
+            except UserError as error:
+                refused.append(error)
+    raise refused[0] if refused else UserError(f"{folders[0] / DECISION}: missing, so nothing is tuned; {TUNE}")
 
 
 def decide(probabilities: np.ndarray, rule: Rule) -> np.ndarray:

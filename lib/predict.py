@@ -6,12 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lib.config import Config, items
 from lib.console import UserError
-from lib.task import CLASSES
+from lib.task import CLASSES, HEIGHT, WIDTH
 from lib.views import apply_view, invert_view
 
 BATCH = 64  # tiles per forward pass; one fixed shape, so that nothing is compiled twice
 PLAIN = ("identity",)
+
+
+def parse_views(text: str) -> tuple[str, ...]:
+    """The views of a comma-separated text. Raises UserError unless each can be read and they see every pixel."""
+    views = Config.check({"views": items(text)}, "--views", "write e.g. identity,hflip", strict=False).views
+    if not np.any([invert_view(view, np.ones((1, HEIGHT, WIDTH)))[1] for view in views], axis=0).all():
+        raise UserError(f"--views {text}: some pixels are seen by no view; add identity")
+    return views
 
 
 def probability_model(model):

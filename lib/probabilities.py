@@ -238,7 +238,7 @@ def find(
 def mean(
     stores: Sequence[Stored],
     size: int = BLOCK,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
     tiles: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """An ensemble's probabilities: of each tile the mean over the stores that have it.

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lib.config import Share
+from lib.decision import Decision
 from lib.metrics import scores
 from lib.schema import Record
 from lib.task import CLASSES
@@ -126,13 +127,17 @@ class Validation(Record):
 
 
 class Origin(Record):
-    """The note in a masks file: which runs, by which views, of which data, and how well they did on validation."""
+    """The note in a masks file: which runs, by which views, of which data, and how well they did on validation.
+
+    `decision`: weights and rule, where others than equal weights and the likeliest class.
+    """
 
     runs: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     data: Data | None = None
     views: Views = ()
     validation: Validation | None = None
+    decision: Decision | None = None
 
 
 def _check_agreement(mean_iou: float, iou: dict[str, float | None], confusion: list[list[int]]) -> None:

@@ -180,7 +180,9 @@ def test_a_member_s_weight_is_shared_among_its_runs(tmp_path):
     ],
 )
 def test_a_decision_for_something_else_is_refused(data, runs, words):
-    with pytest.raises(UserError, match=rf"decision.json: tuned for .*{words}.* \(of first second\); tune it anew"):
+    with pytest.raises(
+        UserError, match=rf"decision.json: tuned for .*{words}.* \(of first second\); tune it: python judge.py"
+    ):
         decision().shares("decision.json", data, runs)
 
 

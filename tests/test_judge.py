@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 from systems import make_system, pretend, write_tiles
 
+import infer
 import judge
-from lib import groups
+from lib import groups, probabilities
 from lib.bootstrap import SCORED
 from lib.console import Console, UserError
-from lib.decision import DECISION, Decision
+from lib.decision import DECISION, Decision, decide
 from lib.evaluation import systems
 from lib.files import sha256
 from lib.judge import Pooled, common_tiles, compare
 from lib.metrics import mean_iou
-from lib.predict import PLAIN
+from lib.predict import PLAIN, labels
 from lib.probabilities import ValidationTiles, ensure
+from lib.records import Origin
 from lib.runs import WEIGHTS, find_runs
 
 QUIET = Console(quiet=True)
@@ -221,6 +223,68 @@ def test_one_fold_is_too_few_to_decide(dataset, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--decide: first: one fold, and a rule is judged on folds"):
         call(monkeypatch, tmp_path, "first", "--decide")
     assert not (folder / DECISION).exists()
+
+
+def test_masks_by_a_decision(dataset, tmp_path, monkeypatch, capsys):
+    """By its weights and its rule, in whichever order the runs are named; what has no weight is not predicted."""
+    for name, skill in (("good", 2.0), ("fair", 1.6), ("bad", -1.0)):
+        make_system(tmp_path / name, dataset, skill=skill)
+    call(monkeypatch, tmp_path, "good", "fair", "bad", "--decide")
+    decision = Decision.read(tmp_path / "good" / DECISION, "")
+    infer_masks(monkeypatch, tmp_path, "fair", "bad", "good", "--decision", "tuned")
+    low, high = (100 * bound for bound in (decision.gain.low, decision.gain.high))
+    assert f"({low:+.2f} to {high:+.2f}) points where it was not tuned" in capsys.readouterr().out
+    members = {member.name: member for member in decision.members}
+    assert members["bad"].weight == 0 and members["fair"].weight > 0
+    assert not list(tmp_path.glob("bad/*/probabilities/test*"))
+    tiles = probabilities.TestTiles.of(str(tmp_path / "tiles.npz"))
+    mixed = sum(
+        member.weight / 3 * store.read(0, 12)
+        for name, member in members.items()
+        if member.weight
+        for store in ensure(find_runs([name], tmp_path), tiles, PLAIN, QUIET)
+    )
+    with np.load(tmp_path / "masks.npz") as found:
+        assert (found["masks"] == decide(mixed, decision.rule)).mean() > 0.9999  # rounding
+        assert (found["masks"] != labels(mixed)).mean() > 0.001
+        assert Origin.from_json(str(found["made_by"]), "masks.npz", "").decision == decision
+    infer_masks(monkeypatch, tmp_path, "good", "fair", "bad")
+    with np.load(tmp_path / "masks.npz") as found:
+        assert Origin.from_json(str(found["made_by"]), "masks.npz", "").decision is None
+
+
+def infer_masks(monkeypatch, tmp_path, *arguments):
+    out = tmp_path / "masks.npz"
+    command = ["infer.py", *arguments, "--data", tmp_path / "tiles.npz", "--runs", tmp_path, "--out", out]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    infer.main()
+
+
+def test_a_decision_serves_what_it_was_tuned_for_and_nothing_else(dataset, tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        make_system(tmp_path / name, dataset)
+    tuned = ("--decision", "tuned")
+    with pytest.raises(UserError, match="first/decision.json: missing, so nothing is tuned; tune it: python judge.py"):
+        infer_masks(monkeypatch, tmp_path, "first", *tuned)
+    call(monkeypatch, tmp_path, "first", "--decide", "--views", "identity,vflip")
+    for arguments, words in (
+        (["first"], "tuned for other views"),
+        (["first", "--tta"], "tuned for other views"),
+        (["first", "second", "--views", "identity,vflip"], "tuned for other runs"),
+        (["first/fold_0", "--views", "identity,vflip"], "tuned for other runs"),
+        (["first", "--views", "identity,vflip", "--allow-background"], "--allow-background: no tuned decision"),
+    ):
+        with pytest.raises(UserError, match=words):
+            infer_masks(monkeypatch, tmp_path, *arguments, *tuned)
+    assert not (tmp_path / "masks.npz").exists()
+    infer_masks(monkeypatch, tmp_path, "first", "--views", "identity,vflip", *tuned)
+    assert (tmp_path / "masks.npz").exists()
+    make_system(tmp_path / "first", dataset, skill=1.1)  # trained again
+    with pytest.raises(UserError, match="or for other weights of these"):
+        infer_masks(monkeypatch, tmp_path, "first", "--views", "identity,vflip", *tuned)
+    (tmp_path / "first" / DECISION).write_text("{")
+    with pytest.raises(UserError, match="first/decision.json: .*; tune it: python judge.py"):
+        infer_masks(monkeypatch, tmp_path, "first", *tuned)
 
 
 def test_systems_without_a_tile_in_common_are_refused(dataset, tmp_path, monkeypatch):
