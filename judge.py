@@ -22,8 +22,8 @@ from lib.console import ArgumentParser, Console, UserError, add_console_options,
 from lib.decision import DECISION, Decision
 from lib.evaluation import System, systems
 from lib.files import replacing
-from lib.groups import FOLDS_BY, groups_beside
-from lib.judge import Pair, Pooled, Settled, Standing, common_tiles, compare, settle
+from lib.groups import FOLDS_BY
+from lib.judge import Pair, Pooled, Settled, Standing, common_tiles, compare, ground, settle
 from lib.metrics import percent
 from lib.predict import PLAIN, parse_views
 from lib.probabilities import ValidationTiles, ensure
@@ -47,7 +47,7 @@ def main() -> None:
         if not len(common_tiles([one, other])):
             names = f"{one.system.name} and {other.system.name}"
             raise UserError(f"{names}: validated on no tile in common, so they do not compare; name runs of one fold")
-    groups, drawn = find_ground(found[0].folder, dataset, args.data)
+    groups, drawn = ground(found[0].folder, dataset, args.data)
     standings, pairs = compare(pooled, groups)
     console.facts(
         data=f"{dataset.source}: {(~dataset.outliers).sum()} clean tiles",
@@ -82,17 +82,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     add_console_options(parser)
     return parser.parse_args()
-
-
-def find_ground(folder: Path, dataset: data.Dataset, path: str | None) -> tuple[np.ndarray, str]:
-    """The groups to draw, (labelled tiles,) int64, and what they are in words."""
-    try:
-        groups = groups_beside(folder, dataset, path)
-    except UserError as error:
-        return np.arange(len(dataset.images)), f"single tiles ({error})"
-    if len(np.unique(groups)) == len(groups):
-        return groups, "single tiles (no two show neighbouring ground)"
-    return groups, "groups of tiles that show neighbouring or the same ground"
 
 
 def show_systems(standings: Sequence[Standing], clean: int, console: Console) -> None:
@@ -219,4 +208,4 @@ def plain(interval: Interval) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, memory="name fewer runs at a time")

@@ -8,6 +8,7 @@ python report.py seventh --picture FILE    only a picture of four tiles, as in t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ import numpy as np
 from lib import data, figures
 from lib.audit import audit
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
+from lib.decision import decisions_for
 from lib.evaluation import evaluate, join, systems
-from lib.files import replacing, writable
+from lib.files import replacing, sha256, writable
+from lib.judge import Pooled, compare, ground
 from lib.metrics import percent, scores
 from lib.report.page import build
-from lib.runs import find_runs
+from lib.report.verdicts import Verdicts
+from lib.runs import WEIGHTS, find_runs
 from lib.task import BIG_ROCK, CLASSES
 
 SHOWN = 8  # tiles in worst.png and best.png
@@ -40,7 +44,7 @@ def main() -> None:
         console.line(f"\n{args.picture}: written")
         console.result(picture=args.picture)
         return
-    evaluated = []
+    evaluated, pooled = [], []
     for system in chosen:
         evaluations = evaluate(system.runs, dataset, console)
         for run, evaluation in zip(system.runs, evaluations):
@@ -49,7 +53,19 @@ def main() -> None:
             else:
                 console.line(f"{run.folder}: cannot be written; its pictures are left out")
         evaluated.append((system, join(evaluations)))
-    write_page(args.out, evaluated, dataset, console)
+        if len(evaluated[-1][1].tiles):
+            pooled.append(Pooled.of(system, evaluations))
+    write_page(args.out, evaluated, judge(pooled, dataset, args.data), dataset, console)
+
+
+def judge(pooled: Sequence[Pooled], dataset: data.Dataset, path: str | None) -> Verdicts:
+    """What may be said of the systems, and the decisions that were tuned for them."""
+    if not pooled:
+        return Verdicts([], [], "", [])
+    folders = [one.system.folder for one in pooled]
+    groups, drawn = ground(folders[0], dataset, path)
+    digests = {sha256(run.folder / WEIGHTS) for one in pooled for run in one.system.runs}
+    return Verdicts(*compare(pooled, groups), drawn, decisions_for(folders, dataset.digest, digests))
 
 
 def parse() -> argparse.Namespace:
@@ -94,9 +110,9 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
     figures.mistakes(path, dataset, evaluation, chosen)
 
 
-def write_page(path: Path, evaluated: list, dataset, console: Console) -> None:
+def write_page(path: Path, evaluated: list, judged: Verdicts, dataset, console: Console) -> None:
     """Writes the report and prints the scores in it."""
-    text = build(evaluated, dataset, audit(dataset))
+    text = build(evaluated, dataset, audit(dataset), judged)
     with replacing(path, encoding="utf-8") as stream:
         stream.write(text)
     scored = [(system.name, found) for system, found in evaluated if found.scored.any()]

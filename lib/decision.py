@@ -138,6 +138,20 @@ def find_decision(
     raise refused[0] if refused else UserError(f"{folders[0] / DECISION}: missing, so nothing is tuned; {TUNE}")
 
 
+def decisions_for(folders: Sequence[Path], data: str, digests: set[str]) -> list[Decision]:
+    """The decisions that lie in the folders and were tuned on these data for some of the weights named by digest.
+
+    Raises UserError where one cannot be read.
+    """
+    paths = [folder / DECISION for folder in dict.fromkeys(folders)]
+    found = [Decision.read(path, TUNE) for path in paths if path.exists()]
+    return [
+        decision
+        for decision in found
+        if decision.data == data and all(set(member.runs.values()) <= digests for member in decision.members)
+    ]
+
+
 def decide(probabilities: np.ndarray, rule: Rule) -> np.ndarray:
     """Labels (n, H, W) uint8, 1 to 4, from probabilities (n, H, W, 5); never background, which can only cost."""
     answer, runner_up = _ranked(probabilities, np.array(rule.offsets))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.calibration import BINS, reliability
 from lib.config import Config
 from lib.console import Console
 from lib.data import Dataset
@@ -26,7 +27,8 @@ class Evaluation:
 
     `tiles` (N,) int64 indices into the data; `predictions` (N, H, W) uint8 labels; `uncertainty` (N, H, W) uint8, the
     entropy of the class probabilities, 255 where all are alike; `confusions` (N, 5, 5) int64; `with_views` the same,
-    averaged over the config's views, where `infer.py --tta` has predicted them.
+    averaged over the config's views, where `infer.py --tta` has predicted them; `reliability` (4, BINS, 3) as
+    lib.calibration counts.
     """
 
     tiles: np.ndarray
@@ -34,6 +36,7 @@ class Evaluation:
     uncertainty: np.ndarray
     confusions: np.ndarray
     with_views: np.ndarray | None = None
+    reliability: np.ndarray | None = None
 
     @property
     def scored(self) -> np.ndarray:
@@ -96,21 +99,22 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Ev
     """
     tiles = ValidationTiles(dataset)
     return [
-        _evaluation(run, store, averaged)
+        _evaluation(run, store, averaged, dataset.masks)
         for run, store, averaged in zip(runs, ensure(runs, tiles, PLAIN, console), find(runs, tiles, None))
     ]
 
 
-def _evaluation(run: Run, store: Stored, averaged: Stored | None) -> Evaluation:
+def _evaluation(run: Run, store: Stored, averaged: Stored | None, masks: np.ndarray) -> Evaluation:
     background = run.config.predict_background
     predictions, doubts = (np.empty((len(store.tiles), HEIGHT, WIDTH), np.uint8) for _ in range(2))
-    done = 0
+    done, counts = 0, np.zeros((len(CLASSES) - 1, BINS, 3))
     for chances in store.blocks():
         part = slice(done, done := done + len(chances))
+        counts += reliability(masks[store.tiles[part]], chances)
         predictions[part], doubts[part] = labels(chances, background), uncertainty(chances, background)
     with_views = averaged.confusions if averaged and run.config.views != PLAIN else None
     assert store.confusions is not None  # the masks of training tiles are known
-    return Evaluation(store.tiles, predictions, doubts, store.confusions, with_views)
+    return Evaluation(store.tiles, predictions, doubts, store.confusions, with_views, counts)
 
 
 def join(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -119,12 +123,15 @@ def join(evaluations: Sequence[Evaluation]) -> Evaluation:
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(evaluation, name) for evaluation in evaluations])
 
+    complete = all(evaluation.with_views is not None for evaluation in evaluations)
+    counts = [evaluation.reliability for evaluation in evaluations if evaluation.reliability is not None]
     return Evaluation(
         column("tiles"),
         column("predictions"),
         column("uncertainty"),
         column("confusions"),
-        column("with_views") if all(evaluation.with_views is not None for evaluation in evaluations) else None,
+        column("with_views") if complete else None,
+        sum(counts[1:], counts[0]) if counts else None,
     )
 
 

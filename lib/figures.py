@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from lib.calibration import curve
 from lib.data import Dataset
 from lib.evaluation import Evaluation
 from lib.files import replacing
@@ -146,11 +149,37 @@ def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, 
         column: a key of CURVES.
         histories: (name, rows of history.csv); lines of one name share a style, the n-th name that of `line_style(n)`.
     """
+    return _as_svg((4.4, 3.0), lambda axes: _draw_curve(axes, column, histories), f"{CURVES[column]} by epoch")
+
+
+def reliability_svg(name: str, counts: np.ndarray) -> str:
+    """A reliability curve for each of labels 1 to 4 as an `<svg>` element; the n-th has the style of `line_style(n)`.
+
+    Args:
+        name: of the system, for the text in place of the picture.
+        counts: (4, BINS, 3) of lib.calibration.
+    """
+
+    def draw(axes) -> None:
+        axes.plot((0, 1), (0, 1), color="#7b7f88", lw=0.8)
+        for label, one in enumerate(counts):
+            colour, style = _line(label)
+            axes.plot(*curve(one), color=colour, ls=style, lw=1.6, marker="o", ms=3)
+        axes.set_xlabel("probability")
+        axes.set_ylabel("share that has the class")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+
+    return _as_svg((4.0, 3.6), draw, f"reliability of {name}")
+
+
+def _as_svg(size: tuple[float, float], draw: Callable[[Any], None], title: str) -> str:
+    """What `draw` draws, as an `<svg>` element; `title` is read out in its place."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": column}):
-        figure = new_figure((4.4, 3.0))
-        _draw_curve(figure.subplots(), column, histories)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure = new_figure(size)
+        draw(figure.subplots())
         figure.tight_layout()
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -163,7 +192,7 @@ def curve_svg(column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, 
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     opening, rest = svg.split(">", 1)
     box = next(re.finditer(r'viewBox="[^"]*"', opening))[0]
-    return f'<svg {box} role="img" aria-label="{CURVES[column]} by epoch">{rest}'
+    return f'<svg {box} role="img" aria-label="{html.escape(title)}">{rest}'
 
 
 def row_shares(matrix: np.ndarray) -> np.ndarray:
@@ -196,13 +225,18 @@ def confusion(path: str | os.PathLike, matrix: np.ndarray) -> None:
     save(figure, path)
 
 
+def _line(number: int) -> tuple[str, Any]:
+    """`line_style` in Matplotlib's words."""
+    colour, dashes = line_style(number)
+    return colour, (0, tuple(map(int, dashes.split()))) if dashes else "solid"
+
+
 def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> None:
     names = list(dict.fromkeys(name for name, _ in histories))
     drawn = set()
     for name, rows in histories:
         points = [(row["epoch"], row[column]) for row in rows if column in row]
-        colour, dashes = line_style(names.index(name))
-        style = (0, tuple(map(int, dashes.split()))) if dashes else "solid"
+        colour, style = _line(names.index(name))
         # A single epoch is a dot, not an invisible line
         marker = "o" if len(points) == 1 else None
         label = None if name in drawn else name

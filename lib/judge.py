@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,8 +15,19 @@ from lib.console import UserError
 from lib.data import Dataset
 from lib.decision import Decision, Gain, Member
 from lib.evaluation import System
+from lib.groups import groups_beside
 from lib.nested import tune
 from lib.probabilities import Stored
+
+
+class Validated(Protocol):
+    """A run's validation tiles (n,) int64 and their confusion matrices (n, 5, 5) int64, as a store has them."""
+
+    @property
+    def tiles(self) -> np.ndarray: ...
+
+    @property
+    def confusions(self) -> np.ndarray | None: ...
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,8 @@ class Pooled:
     folds: np.ndarray
 
     @classmethod
-    def of(cls, system: System, stores: Sequence[Stored]) -> Pooled:
-        """Pools what is stored of each run's validation tiles.
+    def of(cls, system: System, stores: Sequence[Validated]) -> Pooled:
+        """Pools each run's validation tiles.
 
         Raises UserError where no tile was validated, or one by two runs, which then would count twice.
         """
@@ -79,6 +92,22 @@ class Pair:
     tiles: int
     differences: list[Interval]
     agreement: float
+
+
+def ground(folder: Path, dataset: Dataset, path: str | None) -> tuple[np.ndarray, str]:
+    """The groups that `compare` draws together, (labelled tiles,) int64, and what they are in words.
+
+    Args:
+        folder: where lib.groups keeps them.
+        dataset: the labelled tiles of the data file `path` (None: the default data).
+    """
+    try:
+        groups = groups_beside(folder, dataset, path)
+    except UserError as error:
+        return np.arange(len(dataset.images)), f"single tiles ({error})"
+    if len(np.unique(groups)) == len(groups):
+        return groups, "single tiles (no two show neighbouring ground)"
+    return groups, "groups of tiles that show neighbouring or the same ground"
 
 
 def compare(systems: Sequence[Pooled], groups: np.ndarray) -> tuple[list[Standing], list[Pair]]:

@@ -11,14 +11,19 @@ import pytest
 
 from lib import runs
 from lib.audit import audit
+from lib.bootstrap import SCORED, Interval
+from lib.calibration import reliability
 from lib.config import Config
 from lib.console import Console, UserError
 from lib.data import Dataset
+from lib.decision import Decision, Gain, Member, Rule
 from lib.evaluation import Evaluation, System, evaluate, join, systems, uncertainty
+from lib.judge import Pooled, compare
 from lib.metrics import confusion_matrix, mean_iou
 from lib.probabilities import ValidationTiles, ensure
 from lib.report import elements, gallery
 from lib.report import page as report
+from lib.report.verdicts import Verdicts
 
 TILES = 24
 
@@ -55,7 +60,21 @@ def make_evaluation(dataset, tiles, share):
         wrong = int(128 * share * tile / len(dataset.masks))
         predictions[place, :, :wrong] = 3
     confusions = np.array([confusion_matrix(*pair) for pair in zip(dataset.masks[tiles], predictions)])
-    return Evaluation(tiles, predictions, np.full_like(predictions, 40), confusions)
+    counts = reliability(dataset.masks[tiles], 0.6 * np.eye(5)[predictions] + 0.1)
+    return Evaluation(tiles, predictions, np.full_like(predictions, 40), confusions, reliability=counts)
+
+
+NOTHING = Verdicts([], [], "", [])
+
+
+def judged(evaluated) -> Verdicts:
+    """What the judge says of two systems, with a decision for the first."""
+    pooled = [Pooled.of(system, [found]) for system, found in evaluated]
+    rule = Rule(offsets=(0.0, 0.1, 0.0, 1.5), least_blob=32)
+    gains = {name: Gain(argmax=0.5, tuned=0.5123, low=-0.001, high=0.02) for name in SCORED}
+    members = (Member(name=evaluated[0][0].name, runs={"good/fold_0": "a"}, views=("identity",), weight=1.0),)
+    decision = Decision(data="d" * 64, members=members, rule=rule, folds=5, gains=gains)
+    return Verdicts(*compare(pooled, np.arange(TILES)), "single tiles", [decision])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +92,7 @@ def evaluated(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(evaluated):
     dataset = make_dataset()
-    return report.build(evaluated, dataset, audit(dataset))
+    return report.build(evaluated, dataset, audit(dataset), judged(evaluated))
 
 
 class Page(HTMLParser):
@@ -123,6 +142,52 @@ def test_names_are_escaped(text):
     assert "&lt;bad&gt;" in text and "<bad>" not in text
 
 
+def verdicts_of(text: str) -> str:
+    return text.split('<section id="verdicts">')[1].split("</section>")[0]
+
+
+def test_intervals_are_told_and_drawn(text, evaluated):
+    section, verdicts = verdicts_of(text), judged(evaluated)
+    for interval in (*verdicts.standings[1].intervals, verdicts.standings[0].gap):
+        number = interval.percent().split(" ")[0]
+        assert number.lstrip("+-") in section
+    low = f"({100 * verdicts.standings[0].intervals[0].low:.2f} to "
+    assert low in section and "95% of 2,000 draws of single tiles" in section
+    assert "good minus &lt;bad&gt;" in section and ">better<" in section
+    # Of two systems, of their difference, and of five gains
+    assert section.count("<td class=range") == section.count("<i style") == 2 + 1 + 5
+    assert section.count("<u style") == 1 + 5  # where zero is
+
+
+def test_a_decision_is_shown_class_by_class(text):
+    section = verdicts_of(text)
+    assert "Decision for good" in section and "fewer than 32 connected pixels" in section
+    row = section.split("big rock</th>")[-1].split("</tr>")[0]
+    cells = re.findall(r"<td[^>]*>([^<]*)", row)
+    assert cells[:3] == ["50.00", "51.23", "+1.23"] and cells[-1] == "+1.5"
+    assert "(\u22120.10 to +2.00)" in row
+
+
+def test_reliability_is_drawn_for_each_system(text):
+    section = verdicts_of(text)
+    assert section.count('role="img" aria-label="reliability of ') == 2
+    assert 'aria-label="reliability of &lt;bad&gt;"' in section
+    assert "Mean distance from the diagonal in points: soil " in section
+
+
+def test_without_validation_tiles_there_is_nothing_to_say(evaluated):
+    dataset = make_dataset()
+    assert "No system has a validation tile." in report.build(evaluated, dataset, audit(dataset), NOTHING)
+
+
+def test_drawn_intervals_share_an_axis():
+    cells = elements.spans([Interval(0.5, 0.4, 0.6), Interval(0.8, 0.6, 0.8), Interval(np.nan, np.nan, np.nan)], False)
+    numbers = [[float(n) for n in re.findall(r":([0-9.]+)", cell)] for cell in cells]
+    assert numbers == [[0, 0.5, 0.25], [0.5, 1, 1], []]  # low, high, value
+    around_zero = elements.spans([Interval(0.1, -0.1, 0.3)], True)[0]
+    assert '<u style="--at:0.2500">' in around_zero
+
+
 def test_only_settings_that_differ_are_shown(text):
     settings = text.split('id="settings"')[1].split("</section>")[0]
     assert ">depth<" in settings and ">width<" not in settings
@@ -131,7 +196,7 @@ def test_only_settings_that_differ_are_shown(text):
 def test_scores_of_other_tiles_are_said_to_compare_loosely(text, evaluated):
     dataset = make_dataset()
     assert "compare only loosely" in text
-    assert "compare only loosely" not in report.build(evaluated[:1], dataset, audit(dataset))
+    assert "compare only loosely" not in report.build(evaluated[:1], dataset, audit(dataset), NOTHING)
 
 
 def test_the_report_shows_the_scores_of_the_evaluation(text, evaluated):
@@ -148,10 +213,12 @@ def test_duplicates_are_in_the_audit(text):
 def test_scores_with_views_have_a_row_where_they_were_predicted(evaluated):
     dataset, (system, plain) = make_dataset(), evaluated[0]
     better = make_evaluation(dataset, plain.tiles, 0.25).confusions
-    text = report.build([(system, dataclasses.replace(plain, with_views=better))], dataset, audit(dataset))
+    text = report.build([(system, dataclasses.replace(plain, with_views=better))], dataset, audit(dataset), NOTHING)
     row = text.split("good --tta")[1].split("</tr>")[0]
     assert f"{100 * mean_iou(better.sum(axis=0)):.2f}" in row and "Not yet predicted" not in text
-    assert "Not yet predicted with test-time views: good" in report.build(evaluated[:1], dataset, audit(dataset))
+    assert "Not yet predicted with test-time views: good" in report.build(
+        evaluated[:1], dataset, audit(dataset), NOTHING
+    )
 
 
 def test_a_run_without_validation_has_a_report_too(tmp_path):
@@ -159,7 +226,7 @@ def test_a_run_without_validation_has_a_report_too(tmp_path):
     run = make_run(tmp_path / "seventh" / "fold_none", Config(), tiles, dataset)
     maps = np.zeros((0, 64, 128), np.uint8)
     evaluation = Evaluation(tiles, maps, maps, np.zeros((0, 5, 5), np.int64))
-    text = report.build([(System("seventh", run.folder.parent, (run,)), evaluation)], dataset, audit(dataset))
+    text = report.build([(System("seventh", run.folder.parent, (run,)), evaluation)], dataset, audit(dataset), NOTHING)
     assert "0 of 0 validation tiles" in text and "<article" not in text and "1,234,567" in text
 
 
@@ -180,7 +247,7 @@ def test_a_report_of_many_systems_stays_below_the_limit(evaluated):
     many = [(dataclasses.replace(evaluated[0][0], name=f"s{n}"), make_evaluation(dataset, tiles, 1)) for n in range(8)]
     noise = np.random.default_rng(0).integers(0, 256, (100, 64, 128), dtype=np.uint8)
     many = [(system, dataclasses.replace(found, uncertainty=noise)) for system, found in many]
-    text = report.build(many, dataset, audit(dataset))
+    text = report.build(many, dataset, audit(dataset), NOTHING)
     assert 0.9 * report.LIMIT < len(text.encode()) < report.LIMIT == 5_000_000
 
 

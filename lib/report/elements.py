@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from lib.bootstrap import Interval
 from lib.task import CLASSES
 
 
@@ -37,6 +38,25 @@ def cell(text: object, small: str = "", kind: str = "", share: float | None = No
 def bar(share: float, colour: Sequence[int]) -> str:
     """A table cell with a bar of a share in 0..1."""
     return f'<td class=share><span style="--share:{share:.4f};background:{css(colour)}"></span></td>'
+
+
+def spans(intervals: Sequence[Interval], zero: bool) -> list[str]:
+    """Table cells that draw intervals on one axis: a line from low to high with a dot at the value.
+
+    `zero`: whether the axis has a mark at zero. The numbers stand in cells of their own, so the drawing is hidden from
+    readers that speak.
+    """
+    numbers = np.array([[one.low, one.value, one.high] for one in intervals])
+    ends = [*numbers[np.isfinite(numbers)], *([0.0] if zero else [])]
+    lowest, highest = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    places = (np.append(numbers, 0.0) - lowest) / (highest - lowest or 1)
+    mark = f'<u style="--at:{places[-1]:.4f}"></u>' if zero else ""
+    cells = []
+    for low, value, high in places[:-1].reshape(-1, 3):
+        known = np.isfinite([low, value, high]).all()
+        line = f'<i style="--low:{low:.4f};--high:{high:.4f}"></i><b style="--at:{value:.4f}"></b>' if known else ""
+        cells.append(f"<td class=range aria-hidden=true><span>{mark}{line}</span></td>")
+    return cells
 
 
 def panel(caption: str, alt: str, source: str, kind: str = "") -> str:

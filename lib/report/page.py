@@ -18,8 +18,9 @@ from lib.evaluation import Evaluation, System
 from lib.experiments import EXPERIMENTS, make_config
 from lib.metrics import Scores, scores
 from lib.records import Environment
-from lib.report import elements, gallery
+from lib.report import elements, gallery, verdicts
 from lib.report.elements import cell, percent, row, table
+from lib.report.verdicts import Verdicts
 from lib.runs import ADVICE, ENVIRONMENT
 from lib.task import CLASSES
 
@@ -30,21 +31,24 @@ HERE = Path(__file__).parent
 Evaluated = Sequence[tuple[System, Evaluation]]
 
 
-def build(evaluated: Evaluated, dataset: Dataset, facts: Audit) -> str:
+def build(evaluated: Evaluated, dataset: Dataset, facts: Audit, judged: Verdicts) -> str:
     """The HTML text of a report, below LIMIT bytes in UTF-8.
 
     Args:
         evaluated: each system with the evaluation of its validation tiles.
         dataset: the data of all of them.
         facts: its audit.
+        judged: what the judge found of the systems.
     """
     chosen = [system for system, _ in evaluated]
+    reliabilities = [(system.name, found.reliability) for system, found in evaluated if found.reliability is not None]
     parts = {
         "title": html.escape("Mars terrain: " + ", ".join(system.name for system in chosen)),
         "subtitle": html.escape(f"{dataset.source}, digest {dataset.digest[:12]}"),
         "style": (HERE / "style.css").read_text(),
         "script": (HERE / "viewer.js").read_text(),
         "results": _results(evaluated),
+        "verdicts": verdicts.build(judged, reliabilities),
         "settings": _settings(chosen),
         "curves": _curves(chosen),
         "confusion": _confusion(evaluated),
