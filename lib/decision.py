@@ -12,7 +12,7 @@ from pydantic import Field
 from lib.bootstrap import SCORED, Interval
 from lib.console import UserError
 from lib.metrics import mean_ious, tile_confusions
-from lib.schema import Record
+from lib.schema import Record, Sealed
 from lib.task import BIG_ROCK, CLASSES
 
 DECISION = "decision.json"
@@ -79,7 +79,7 @@ class Member(Record):
     weight: Annotated[float, Field(ge=0, le=1)]
 
 
-class Decision(Record):
+class Decision(Sealed):
     """decision.json: what was tuned on which runs, views and data, and by how much it helps where it was not tuned.
 
     `gains` by name of the score, from `folds` parts of which each was judged by what the others say.

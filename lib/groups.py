@@ -12,7 +12,7 @@ from lib import data
 from lib.console import UserError
 from lib.data import Dataset
 from lib.files import replacing
-from lib.schema import Record
+from lib.schema import Sealed
 
 GROUPS = "groups.json"
 
@@ -161,7 +161,7 @@ def find_groups(images: np.ndarray, test: np.ndarray) -> np.ndarray:
     return np.unique(found[: len(images)], return_inverse=True)[1].astype(np.int64)
 
 
-class _Stored(Record):
+class _Stored(Sealed):
     """groups.json: the groups, and the digest of the labelled tiles and the number of test tiles that they are of."""
 
     data: str

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from lib.config import Share
 from lib.decision import Decision
 from lib.metrics import scores
-from lib.schema import Record
+from lib.schema import Record, Sealed
 from lib.task import CLASSES
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -43,7 +43,7 @@ class Scores(Record):
         return self
 
 
-class Metrics(Record):
+class Metrics(Sealed):
     """metrics.json, written when training has ended. Without a validation fold there are no scores.
 
     `files`: hex SHA-256 by name of what training left beside it; empty where an older version wrote it.
@@ -107,7 +107,7 @@ Views = tuple[str, ...] | dict[str, tuple[str, ...]]
 """The views that all runs were averaged over, or where they differ those of each run folder."""
 
 
-class Validation(Record):
+class Validation(Sealed):
     """Scores of runs, each tile predicted only by those that never saw it: `plain`, and `tta` averaged over `views`.
 
     `background`: whether class 0 might be predicted; None: as the runs' config says.

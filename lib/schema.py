@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from lib.console import UserError
 
+DIGEST = "digest"
 LONGEST_VALUE = 40  # characters of a wrong value that a message shows
 
 # House style for what is wrong most often; for the rest pydantic's own words serve
@@ -83,6 +86,35 @@ class Record(BaseModel):
         return [cls.check(row, line, advice, strict=False) for line, row in filled]
 
 
+class Sealed(Record):
+    """A Record in a file of its own that tells when it was changed: beside the fields stands a `digest` of them.
+
+    A file without one is read like any other: an older version wrote it, or somebody who changed it on purpose.
+    """
+
+    def to_json(self) -> str:
+        """Readable JSON, one field a line, with the digest."""
+        values = self.model_dump(mode="json", by_alias=True)
+        return json.dumps({**values, DIGEST: _digest(values)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: object, advice: str) -> Self:
+        """The record of a JSON text. Raises UserError as `check` does, and where the digest is another."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            values = None  # pydantic says why
+        if isinstance(values, dict) and DIGEST in values:
+            if values.pop(DIGEST) != _digest(values):
+                raise UserError(f"{source}: was changed after it was written, its {DIGEST} says; {advice}")
+            text = json.dumps(values)
+        return super().from_json(text, source, advice)
+
+
+def _digest(values: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def option(kind: Any) -> Callable[[str], Any]:
     """For `type=` of an argparse option: its text as a value of an annotated type, such as lib.records.Positive."""
     adapter = TypeAdapter(kind, config=Record.model_config)
@@ -106,7 +138,8 @@ def _complaint(error: ValidationError, source: object, advice: str) -> UserError
 
 
 def _words(error: ErrorDetails) -> str:
-    words = _WORDS.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    # pydantic's own words may quote the text, with brackets of its own
+    words = _WORDS[error["type"]].format(**error.get("ctx", {})) if error["type"] in _WORDS else error["msg"]
     return words.removeprefix("Value error, ").replace("Input should be", "must be")
 
 

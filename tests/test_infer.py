@@ -227,6 +227,7 @@ def configure(run, **changes):
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     values = json.loads(metrics.read_text())
     values["files"]["config.json"] = files.sha256(config)
+    del values["digest"]
     metrics.write_text(json.dumps(values))
 
 

@@ -17,6 +17,7 @@ from lib.kaggle.submit import Submission, read_journal
 from lib.metrics import scores
 from lib.records import Data, Environment, Epoch, Metrics, Origin, Scores, Validation
 from lib.runs import Run, Split, _SplitFile
+from lib.schema import Sealed
 from lib.search import Fingerprint, search_space
 
 MATRIX = np.diag([0, 5, 6, 7, 0])
@@ -256,3 +257,50 @@ def test_a_finished_run_stays_so_until_it_really_goes_on(run):
     assert Path(run.folder / runs.CONFIG).read_text() == run.config.to_json()
     longer.begin()
     assert not Run.open(run.folder).finished and Run.open(run.folder).config.epochs == 300
+
+
+# Records that tell when they were changed
+
+
+class Kept(Sealed):
+    number: float
+    more: dict[str, int | None] = {}
+
+
+def test_a_sealed_record_comes_back(tmp_path):
+    kept = Kept(number=0.1 + 0.2, more={"b": None, "a": 1})
+    (tmp_path / "a.json").write_text(kept.to_json())
+    assert Kept.read(tmp_path / "a.json", "") == kept
+    assert json.loads(kept.to_json()).keys() == {"number", "more", "digest"}
+
+
+def test_a_sealed_record_that_was_changed_is_refused():
+    text = Kept(number=0.25, more={"a": 1}).to_json()
+    for old, new in (("0.25", "0.26"), (': "', ': "0'), ('"a": 1', '"a": null'), ('"a": 1', '"a": 1, "b": 2')):
+        with pytest.raises(UserError, match="a.json: was changed after it was written, its digest says; make it again"):
+            Kept.from_json(text.replace(old, new), "a.json", "make it again")
+
+
+def test_a_sealed_record_without_a_digest_is_read_and_one_of_an_older_version_keeps_its_digest():
+    assert Kept.from_json('{"number": 1.5}', "a.json", "") == Kept(number=1.5)
+
+    class Older(Sealed):
+        number: float
+
+    assert Kept.from_json(Older(number=1.5).to_json(), "a.json", "") == Kept(number=1.5)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{", '{"digest": "ab"}', '{"number": 1, "digest": {}}', "[" * 100_000, "\xff"]
+)
+def test_what_is_no_sealed_record(text):
+    with pytest.raises(UserError, match="a.json: .*make it again"):
+        Kept.from_json(text.encode("latin-1"), "a.json", "make it again")
+
+
+def test_words_with_brackets_of_their_own():
+    """pydantic quotes a damaged text, which may look like a format."""
+    with pytest.raises(UserError, match="a.json: .*; make it again"):
+        Kept.from_json('{"number": 1]}', "a.json", "make it again")
+    with pytest.raises(UserError, match=r"a.json: .*; make it again"):
+        Kept.from_json('{"number": 1} {}', "a.json", "make it again")
