@@ -208,7 +208,8 @@ def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
     epochs came to its end has nothing to lose, and is begun afresh. Hold `lib.locks.locked(folder)` around it and the
     training. Writes nothing: `Run.begin` does, once nothing can refuse the training any more.
 
-    Raises UserError when the folder holds another configuration, other data, or an unfinished run and not `resume`.
+    Raises UserError when the folder holds another configuration, other data, an unfinished run and not `resume`, or
+    a finished one with files that training did not leave.
     """
     begun = any((folder / name).exists() for name in (WEIGHTS, STATE, METRICS))
     if not begun or not (folder / CONFIG).exists() or not (folder / SPLIT).exists():
@@ -225,6 +226,8 @@ def prepare(folder: Path, config: Config, split: Split, resume: bool) -> Run:
     if not resume:
         state = f"a run of {run.config.epochs} epochs" if run.finished else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; add --resume to go on, or delete it to start afresh")
+    if run.finished:
+        run._check_file(WEIGHTS, run.metrics())  # the last time that anything is known of it
     return Run(folder, config, run.split, prolonged=run.finished)
 
 

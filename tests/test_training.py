@@ -245,7 +245,11 @@ def test_weights_that_are_not_what_training_left(copied):
     weights.save(copied / runs.WEIGHTS, run.build_model())
     with pytest.raises(UserError, match="best.weights.h5: is not what training left there"):
         run.weights(model)
+    with pytest.raises(UserError, match="best.weights.h5: is not what training left there"):
+        runs.prepare(copied, run.config.replace(epochs=9), run.split, resume=True)
+    assert run.finished
     forget(copied, runs.WEIGHTS)  # as an older version left it
+    assert runs.prepare(copied, run.config.replace(epochs=9), run.split, resume=True).prolonged
     run.weights(model)
 
 
