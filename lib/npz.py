@@ -69,7 +69,7 @@ class ArrayReader:
         count = min(count, self._left)
         self._left -= count
         size = count * math.prod(self.shape[1:]) * self.dtype.itemsize
-        data = self._array.read(size, last=not self._left)
+        data = self._array.read(size)
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
@@ -106,7 +106,7 @@ def load(path: str | os.PathLike, wanted: Collection[str], known: Collection[str
     with archive:
         for key in wanted:
             array = _Array(path, archive, _find(path, key, members), _NUMBERS + _TEXT)
-            data = array.read(math.prod(array.shape) * array.dtype.itemsize, last=True)
+            data = array.read(math.prod(array.shape) * array.dtype.itemsize)
             arrays[key] = np.frombuffer(data, array.dtype).reshape(array.shape)
     return arrays
 
@@ -154,8 +154,8 @@ class _Array:
                 raise ValueError(f"'{self.key}' cannot have {size:,} bytes: {packed:,} are stored")
         self._most = size if stored or deflated else _PIECE
 
-    def read(self, size: int, last: bool) -> bytes:
-        """The next `size` bytes. The `last` ones must end the array, whose checksum zipfile then looks at."""
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes. With the array's last one zipfile looks at its checksum."""
         pieces, missing = [], size
         with _one_line(self.path):
             while piece := self._stream.read1(min(missing, self._most)):
@@ -163,8 +163,6 @@ class _Array:
                 missing -= len(piece)
             if missing:
                 raise EOFError(f"'{self.key}' is cut off")
-            if last and self._stream.read(1):
-                raise ValueError(f"'{self.key}' goes on behind its end")
         return b"".join(pieces)  # which copies nothing where there is one
 
 

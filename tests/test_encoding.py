@@ -224,6 +224,13 @@ def test_first_bad_label_is_named(tmp_path, lines, value, message):
         encoding.check(save(tmp_path / "a.csv", bad))
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_lone_label_beyond_the_last_is_refused(tmp_path, lines, allowed):
+    path = save(tmp_path / "a.csv", edited(lines, 201, 18, "5"))
+    with pytest.raises(UserError, match="column '17': '5' is no label"):
+        encoding.check(path, allow_background=allowed)
+
+
 def test_background_is_read_where_allowed(tmp_path, lines):
     path = save(tmp_path / "a.csv", edited(lines, 201, 18, "0"))
     assert encoding.check(path, allow_background=True) == TILES

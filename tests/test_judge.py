@@ -231,21 +231,24 @@ def test_masks_by_a_decision(dataset, tmp_path, monkeypatch, capsys):
         make_system(tmp_path / name, dataset, skill=skill)
     call(monkeypatch, tmp_path, "good", "fair", "bad", "--decide")
     decision = Decision.read(tmp_path / "good" / DECISION, "")
+    assert {member.name: member.weight > 0 for member in decision.members} == {"good": True, "fair": True, "bad": False}
+    weights = {"good": 0.9, "fair": 0.1, "bad": 0.0}
+    members = {member.name: member.model_copy(update={"weight": weights[member.name]}) for member in decision.members}
+    decision = decision.model_copy(update={"members": tuple(members.values())})
+    (tmp_path / "good" / DECISION).write_text(decision.to_json())
     infer_masks(monkeypatch, tmp_path, "fair", "bad", "good", "--decision", "tuned")
     low, high = (100 * bound for bound in (decision.gain.low, decision.gain.high))
     assert f"({low:+.2f} to {high:+.2f}) points where it was not tuned" in capsys.readouterr().out
-    members = {member.name: member for member in decision.members}
-    assert members["bad"].weight == 0 and members["fair"].weight > 0
     assert not list(tmp_path.glob("bad/*/probabilities/test*"))
     tiles = probabilities.TestTiles.of(str(tmp_path / "tiles.npz"))
-    mixed = sum(
-        member.weight / 3 * store.read(0, 12)
-        for name, member in members.items()
-        if member.weight
-        for store in ensure(find_runs([name], tmp_path), tiles, PLAIN, QUIET)
+    good, fair = (
+        sum(store.read(0, 12) for store in ensure(find_runs([name], tmp_path), tiles, PLAIN, QUIET)) / 3
+        for name in ("good", "fair")
     )
+    mixed = 0.9 * good + 0.1 * fair
     with np.load(tmp_path / "masks.npz") as found:
         assert (found["masks"] == decide(mixed, decision.rule)).mean() > 0.9999  # rounding
+        assert (found["masks"] != decide((good + fair) / 2, decision.rule)).mean() > 0.001
         assert (found["masks"] != labels(mixed)).mean() > 0.001
         assert Origin.from_json(str(found["made_by"]), "masks.npz", "").decision == decision
     infer_masks(monkeypatch, tmp_path, "good", "fair", "bad")
