@@ -95,7 +95,8 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], dict[str, Values | None]]] = {
     "-m lib.audit": ((), {"": DATA, "--picture": PICTURE}),
     "-m lib.terrain": (
         ("--out", "out.npz", "--train", "12", "--test", "2"),
-        {"--out": OUT, "--seed": SEED, "--train": ((), ("-1", "x", "")), "--test": ((), ("-1", "x", ""))},
+        {"--out": OUT, "--seed": SEED, "--train": ((), ("-1", "x", "")), "--test": ((), ("-1", "x", "")),
+         "--frame": (("2x1",), ("0x1", "x", "", "4", "9x99"))},
     ),
     "-m lib.augment": (
         ("--draw", "out.png", "--data", "stored.npz"), {"--draw": PICTURE, "--data": DATA, "--seed": SEED},

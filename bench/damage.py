@@ -89,7 +89,7 @@ def build(folder: Path) -> None:
     for name, packing in PACKINGS.items():
         with zipfile.ZipFile(folder / f"{name}.npz", "w", packing) as archive:
             for key, array in arrays.items():
-                write_array(archive, key, array.shape, [array], np.float64 if key == "test_set" else np.uint8)
+                write_array(archive, key, array.shape, [array], np.float64 if key == "test_set" else array.dtype)
     source, experiment = str(folder / "stored.npz"), folder / "runs" / "seventh"
     dataset, config = data.load(source), make_config("seventh", tiny=True).replace(**TINY)
     for fold in range(2):
@@ -135,7 +135,7 @@ def kinds(folder: Path) -> list[Kind]:
     store = min((first / "probabilities").glob("validation_*.zip"))
 
     def read_data(path: Path):
-        return (data.load(str(path)), list(data.read_test(str(path), 3)[1])), None
+        return (data.load(str(path)), list(data.read_test(str(path), 3)[1]), data.read_places(str(path))), None
 
     def read_masks(path: Path):
         with encoding.open_masks(path) as reader:

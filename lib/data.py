@@ -41,14 +41,16 @@ def load(path: str | None = None, test: bool = True) -> Dataset:
     """Reads a data file, or the default: the competition's file where it lies, else generated terrain.
 
     Args:
-        path: an npz file with `training_set` (N, 2, 64, 128), `test_set` (M, 64, 128) or both, of any real dtype.
+        path: an npz file with `training_set` (N, 2, 64, 128), `test_set` (M, 64, 128) or both, of any real dtype;
+            `places` in it are checked as `read_places` does, and not kept.
         test: whether to read the test tiles; False for those who stream them with `read_test`.
 
     Raises:
         UserError: naming the file, the array and what is wrong with it.
     """
     if path is None and (path := default_file()) is None:
-        return _dataset(GENERATED, **terrain.generate())
+        generated = terrain.generate()
+        return _dataset(GENERATED, **{name: generated[name] for name in _SHAPES if name in generated})
     names = npz.keys(path, ARRAYS)
     if "training_set" not in names and "test_set" not in names:
         raise UserError(f"{path}: neither 'training_set' nor 'test_set' in it; it has {', '.join(names) or 'nothing'}")
@@ -59,6 +61,7 @@ def load(path: str | None = None, test: bool = True) -> Dataset:
     if "test_masks" in found and len(found["test_masks"]) != len(found.get("test_set", ())):
         counts = f"'test_masks' has {len(found['test_masks'])} tiles, 'test_set' {len(found.get('test_set', ()))}"
         raise UserError(f"{path}: {counts}; leave the masks out or give one to each tile")
+    read_places(path)
     return _dataset(str(path), **found)
 
 
@@ -75,6 +78,32 @@ def read_test(path: str | None = None, size: int = npz.BLOCK) -> tuple[int, Iter
     with _open(path, "test_set") as reader:
         count = len(reader)
     return count, _blocks(path, "test_set", size)
+
+
+def read_places(path: str | None = None) -> np.ndarray | None:
+    """Which frame, row and column each tile was cut from, training tiles first: (N + M, 3) int64, or None if unknown.
+
+    -1 three times where a tile is of no frame. `path` and errors as `load`.
+    """
+    if path is None and (path := default_file()) is None:
+        return terrain.generate()[PLACES].astype(np.int64)
+    names = npz.keys(path, ARRAYS)
+    if PLACES not in names:
+        return None
+    places = npz.load(path, [PLACES], ARRAYS)[PLACES]
+    tiles = 0
+    for name in {"training_set", "test_set"} & set(names):
+        with _open(path, name) as reader:
+            tiles += len(reader)
+    if places.shape != (tiles, 3):
+        wrong = f"has shape {places.shape}; for {tiles} training and test tiles it must be ({tiles}, 3)"
+    elif places.dtype.kind not in "ui":
+        wrong = f"holds {places.dtype}; it must hold whole numbers"
+    elif places.size and not -1 <= places.min() <= places.max() <= FARTHEST:
+        wrong = f"holds {places.min()} to {places.max()}; numbers from -1 to {FARTHEST} are wanted"
+    else:
+        return places.astype(np.int64)
+    raise UserError(f"{path}: '{PLACES}' {wrong}")
 
 
 def default_file() -> str | None:
@@ -107,7 +136,9 @@ _SHAPES = {
     "test_set": ((HEIGHT, WIDTH), (255,)),
     "test_masks": ((HEIGHT, WIDTH), (len(CLASSES) - 1,)),
 }
-ARRAYS = tuple(_SHAPES)
+PLACES = "places"
+FARTHEST = np.iinfo(np.int32).max  # highest frame, row or column
+ARRAYS = (*_SHAPES, PLACES)
 """Names that an array of a data file may have."""
 
 

@@ -78,6 +78,11 @@ REFUSED = [
     (bundle, "seventh --out ''", "--out: is empty"),
     (terrain, "--out a.npz --train -1", "--train: -1: must be at least 0"),
     (terrain, "--out a.npz --test 1000000000000", "--test: 1000000000000: must be at most"),
+    (terrain, "--out a.npz --frame 4", "--frame: 4: must be rows and columns of tiles, such as 4x2"),
+    (terrain, "--out a.npz --frame 4x2x1", "--frame: 4x2x1: must be rows and columns of tiles, such as 4x2"),
+    (terrain, "--out a.npz --frame 0x2", "--frame: 0x2: must be at least 1"),
+    (terrain, "--out a.npz --frame 4x9", "--frame: 4x9: must be at most 8"),
+    (terrain, "--out a.npz --frame ''", "--frame: is empty"),
     (augment, f"--draw a.png --seed {SEED}", "--seed: "),
 ]
 

@@ -121,6 +121,64 @@ def test_default_without_a_file_is_generated_terrain(tmp_path, monkeypatch):
     assert (len(dataset.images), len(dataset.test)) == (4, 2)
 
 
+# Places
+
+
+def test_places_are_read_as_they_are(tmp_path):
+    places = np.array([[0, 3, 1], [-1, -1, -1], [70_000, 0, 0]], np.int32)
+    tiles = make_tiles(2)
+    for dtype in (np.int32, ">i8"):
+        path = save(tmp_path, training_set=tiles, test_set=tiles[:1, 0], places=places.astype(dtype))
+        found = data.read_places(path)
+        assert found.dtype == np.int64 and np.array_equal(found, places)
+        assert len(load(path).images) == len(load(path, test=False).images) == 2
+    only_test = data.read_places(save(tmp_path, test_set=tiles[:, 0], places=places[:2].astype(np.uint8) % 5))
+    assert only_test.tolist() == [[0, 3, 1], [0, 0, 0]]
+
+
+def test_a_file_need_not_say_its_places(tmp_path):
+    assert data.read_places(save(tmp_path, training_set=make_tiles(2))) is None
+
+
+def test_default_places_are_those_of_generated_terrain(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.chdir(tmp_path)
+    few = terrain.generate(0, 6, 5)
+    monkeypatch.setattr(terrain, "generate", lambda: few)
+    assert data.read_places().dtype == np.int64 and np.array_equal(data.read_places(), few["places"])
+    np.savez(tmp_path / "data.npz", **few)
+    assert load().digest == load("data.npz").digest
+
+
+@pytest.mark.parametrize(
+    "places, message",
+    [
+        (np.zeros((4, 3), int), r"has shape \(4, 3\); for 5 training and test tiles it must be \(5, 3\)"),
+        (np.zeros((5, 2), int), r"has shape \(5, 2\); for 5 training and test tiles it must be \(5, 3\)"),
+        (np.int64(0), r"has shape \(\); for 5 training and test tiles it must be \(5, 3\)"),
+        (np.zeros((5, 3)), "holds float64; it must hold whole numbers"),
+        (np.zeros((5, 3), bool), "holds bool; it must hold whole numbers"),
+        (np.full((5, 3), "1"), "holds <U1; it must hold whole numbers"),
+        (np.arange(-2, 13).reshape(5, 3), "holds -2 to 12; numbers from -1 to 2147483647 are wanted"),
+        (np.full((5, 3), 2**64 - 1, np.uint64), "holds 18446744073709551615 to 18446744073709551615; numbers from -1"),
+    ],
+)
+def test_bad_places_are_named(tmp_path, places, message):
+    tiles = make_tiles(3)
+    path = save(tmp_path, training_set=tiles, test_set=tiles[:2, 0], places=places)
+    for read in (load, data.read_places):
+        with pytest.raises(UserError, match=r"a\.npz: 'places' " + message):
+            read(path)
+
+
+def test_places_of_a_damaged_file(tmp_path):
+    path = save(tmp_path, training_set=make_tiles(3), places=np.zeros((3, 3), int))
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content.replace(b"places.npy", b"place5.npy"))
+    with pytest.raises(UserError, match="unknown place5.npy in it"):
+        data.read_places(path)
+
+
 # Bad input
 
 
