@@ -41,7 +41,7 @@ EXPOSURE = ((0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), (30.0, 44.0, 56.0, 64.0, 72.0, 
 """Quantiles over the frames, and the mean grey level there."""
 FRAMED = 0.5  # share of tiles with an unlabelled border of up to two pixels
 ROCKY = 0.025  # share of tiles with big rock
-ROCK_SIZE = (0.005, 0.32)  # of a tile, log-uniform: what the rocks beside each other take together
+ROCK_SIZE = (0.006, 0.36)  # of a tile, log-uniform: what the rocks beside each other take together
 FEWEST_ROCKY = 5  # training tiles with big rock in a small set, one for each fold, but no more than every eighth
 OUTLIERS = 0.042  # share of training tiles: different images, one mask
 
