@@ -3,6 +3,7 @@
 python infer.py --tta                                   the newest run, all its folds
 python infer.py runs/fifth runs/seventh --tta           an ensemble of two experiments
 python infer.py seventh --views "identity,shift(0,8)"   other views than the runs' own
+python infer.py --tta --neighbours labels               neighbouring tiles' labels count, too
 python infer.py fifth seventh --decision tuned          weights and rule that judge.py --decide tuned for these
 
 What the networks say is kept in each run's folder probabilities/, and not predicted again while it fits.
@@ -22,10 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from lib import data
+from lib.config import Neighbours
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import Decision, decide, find_decision
 from lib.files import replacing, sha256
+from lib.frames import Mosaic, mosaic_beside
 from lib.metrics import confusion_matrix, percent, scores
+from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, clues_for_test, clues_for_validation, informed
 from lib.npz import write_array
 from lib.predict import PLAIN, labels, parse_views
 from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
@@ -46,6 +50,7 @@ def main() -> None:
     averaged = ways.get("tta", PLAIN)
     decision, shares = find_weights(runs, averaged, args.decision == "tuned")
     background = choose_background(runs, args.allow_background, decision)
+    neighbours = choose_neighbours(runs, args.neighbours, decision)
     dataset = data.load(args.data, test=False)
     if len(dataset.images):
         for run in runs:
@@ -57,7 +62,8 @@ def main() -> None:
         runs=", ".join(str(run.folder) for run in runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {tiles.count if tiles else 0} test tiles",
     )
-    validation = validate(runs, dataset, ways, background, console)
+    mosaic = find_neighbours(args, dataset, console) if neighbours != "off" else None
+    validation = validate(runs, dataset, ways, background, mosaic, console)
     if tiles and tiles.count:
         if decision:
             tell(decision, console)
@@ -69,9 +75,14 @@ def main() -> None:
             data=Data(source=dataset.source, digest=dataset.digest),
             views=used_views(runs, averaged),
             validation=validation,
+            neighbours=neighbours,
             decision=decision,
         )
-        save(args.out, tiles.count, masks(stores, shares[shares > 0], background, decision), origin)
+        clues = clues_for_test(mosaic, dataset) if mosaic else None
+        if clues:
+            console.line(f"\nneighbours: a label lies in the frame of {clues.reach:.1%} of the test tiles' pixels")
+        found = masks(stores, shares[shares > 0], background, clues, decision)
+        save(args.out, tiles.count, found, origin)
         console.line(f"\n{args.out}: masks of {tiles.count} test tiles")
         console.line("next: " + shlex.join(["python", "submission.py", str(args.out)]))
     elif tiles:
@@ -91,6 +102,11 @@ def parse() -> argparse.Namespace:
         "--allow-background",
         action=argparse.BooleanOptionalAction,
         help="whether class 0 may be predicted; default: as the config says",
+    )
+    parser.add_argument(
+        "--neighbours",
+        choices=NEIGHBOURS,
+        help="what else a prediction heeds; default: as the decision or the runs' config says",
     )
     parser.add_argument(
         "--decision",
@@ -123,6 +139,31 @@ def choose_background(runs: Sequence[Run], asked: bool | None, decision: Decisio
     return next(iter(values))
 
 
+def choose_neighbours(runs: Sequence[Run], asked: Neighbours | None, decision: Decision | None) -> Neighbours:
+    """What is heeded besides each tile itself. Raises UserError where that is not clear."""
+    if decision:
+        if asked and asked != decision.neighbours:
+            raise UserError(
+                f"--neighbours {asked}: the decision was tuned with --neighbours {decision.neighbours}; leave it out"
+            )
+        return decision.neighbours
+    if asked:
+        return asked
+    values = {run.config.neighbours: run for run in runs}
+    if len(values) > 1:
+        told = ", ".join(f"{run.folder} has neighbours={value}" for value, run in values.items())
+        raise UserError(f"{told}; say --neighbours")
+    return next(iter(values))
+
+
+def find_neighbours(args: argparse.Namespace, dataset: data.Dataset, console: Console) -> Mosaic:
+    """The mosaic of the data. Where there is none, predictions are what they would be without."""
+    mosaic = mosaic_beside(args.runs, dataset, args.data, console)
+    if not len(mosaic.neighbours):
+        console.line("neighbours: none found among these tiles, so each is predicted by itself")
+    return mosaic
+
+
 def find_weights(runs: Sequence[Run], views: tuple[str, ...] | None, tuned: bool) -> tuple[Decision | None, np.ndarray]:
     """What was tuned for these runs and views, if anything is asked for, and the weight of each run (N,) float64.
 
@@ -149,10 +190,13 @@ def used_views(runs: Sequence[Run], views: tuple[str, ...] | None) -> Views:
 
 
 def masks(
-    stores: Sequence[Stored], shares: np.ndarray, background: bool, decision: Decision | None
+    stores: Sequence[Stored], shares: np.ndarray, background: bool, clues: Clues | None, decision: Decision | None
 ) -> Iterator[np.ndarray]:
-    """Labels (n, H, W) uint8 of the members' tiles, block by block; `shares` are the members' weights."""
-    for _, probabilities in mean(stores, weights=shares):
+    """Labels (n, H, W) uint8 of the test tiles, block by block; `shares` are the members' weights."""
+    exponent = decision.rule.exponent if decision else EXPONENT
+    for tiles, probabilities in mean(stores, weights=shares):
+        if clues:
+            probabilities = informed(probabilities, clues.log_likelihood(clues.tiles[tiles]), exponent)
         yield decide(probabilities, decision.rule) if decision else labels(probabilities, background)
 
 
@@ -161,11 +205,12 @@ def validate(
     dataset: data.Dataset,
     ways: dict[str, tuple[str, ...] | None],
     background: bool,
+    mosaic: Mosaic | None,
     console: Console,
 ) -> Validation:
     """Out-of-fold scores, each tile only by networks that never saw it; written where this set of runs has its own.
 
-    `ways`: the views to average (None: each run's own) by the score's name.
+    `ways`: the views to average (None: each run's own) by the score's name; `mosaic`: whose neighbours are heeded.
     """
     views = used_views(runs, ways["tta"]) if "tta" in ways else ()
     result = Validation(runs=tuple(str(run.folder) for run in runs), tiles=0, views=views, background=background)
@@ -178,10 +223,10 @@ def validate(
         return result
     found = {}
     for way, averaged in ways.items():
-        confusion = np.zeros((len(CLASSES),) * 2, np.int64)
-        for tiles, probabilities in mean(ensure(runs, ValidationTiles(dataset), averaged, console, background)):
-            confusion += confusion_matrix(dataset.masks[tiles], labels(probabilities, background))
-        found[way] = scores(confusion)
+        stores = ensure(runs, ValidationTiles(dataset), averaged, console, background)
+        found[way] = score(stores, dataset, background)
+    if mosaic:
+        found["informed"] = score(stores, dataset, background, clues_for_validation(mosaic, dataset, runs))
     result = result.model_copy(update={"tiles": count, **{way: Scores(**values) for way, values in found.items()}})
     rows = [
         [way, percent(values["mean_iou"]), *(percent(values["iou"][name]) for name in CLASSES[1:])]
@@ -199,6 +244,16 @@ def validate(
             raise
         console.line(f"\n{path}: {error.strerror}; the score is not kept")
     return result
+
+
+def score(stores: Sequence[Stored], dataset: data.Dataset, background: bool, clues: Clues | None = None) -> dict:
+    """The scores of the stores' mean on all of their tiles, by the likeliest class."""
+    confusion = np.zeros((len(CLASSES),) * 2, np.int64)
+    for tiles, probabilities in mean(stores):
+        if clues:
+            probabilities = informed(probabilities, clues.log_likelihood(tiles), EXPONENT)
+        confusion += confusion_matrix(dataset.masks[tiles], labels(probabilities, background))
+    return dict(scores(confusion))
 
 
 def score_file(runs: Sequence[Run], otherwise: str) -> Path:

@@ -2,6 +2,7 @@
 
 python judge.py seventh                     one system: all its folds in one confusion matrix
 python judge.py fifth seventh --tta         two, compared tile by tile, each with its averaged views
+python judge.py seventh --neighbours labels    the same with and without the labels of neighbouring tiles
 python judge.py fifth seventh --decide      also tunes their weights and how probabilities become labels, for infer.py
 """
 
@@ -22,9 +23,11 @@ from lib.console import ArgumentParser, Console, UserError, add_console_options,
 from lib.decision import DECISION, Decision
 from lib.evaluation import System, systems
 from lib.files import replacing
+from lib.frames import mosaic_beside
 from lib.groups import FOLDS_BY
 from lib.judge import Pair, Pooled, Settled, Standing, common_tiles, compare, ground, settle
 from lib.metrics import percent
+from lib.neighbours import NEIGHBOURS, clues_for_validation
 from lib.predict import PLAIN, parse_views
 from lib.probabilities import ValidationTiles, ensure
 from lib.runs import find_runs
@@ -47,11 +50,18 @@ def main() -> None:
         if not len(common_tiles([one, other])):
             names = f"{one.system.name} and {other.system.name}"
             raise UserError(f"{names}: validated on no tile in common, so they do not compare; name runs of one fold")
-    groups, drawn = ground(found[0].folder, dataset, args.data)
-    standings, pairs = compare(pooled, groups)
+    mosaic = mosaic_beside(args.runs, dataset, args.data, console)
+    drawn = ground(mosaic)
+    clues = None
+    if args.neighbours != "off":
+        clues = clues_for_validation(mosaic, dataset, [run for system in found for run in system.runs])
+        pooled += [Pooled.heeding(*pair, clues, dataset.masks) for pair in zip(found, stores)]
+    standings, pairs = compare(pooled, mosaic.groups)
     console.facts(
         data=f"{dataset.source}: {(~dataset.outliers).sum()} clean tiles",
         views="each run's own, averaged" if views is None else ", ".join(views),
+        neighbours=NEIGHBOURS[args.neighbours]
+        + (f", within reach of {clues.reach:.0%} of the pixels" if clues else ""),
         intervals=f"{LEVEL:.0%}, by {DRAWS:,} draws of {drawn}",
     )
     show_systems(standings, int((~dataset.outliers).sum()), console)
@@ -60,7 +70,10 @@ def main() -> None:
     decision = None
     if args.decide:
         stores = [ensure(one.runs, ValidationTiles(dataset), views, console, background=False) for one in found]
-        settled = settle([Pooled.of(*pair) for pair in zip(found, stores)], stores, groups, dataset)
+        pooled = [
+            Pooled.heeding(*pair, clues, dataset.masks) if clues else Pooled.of(*pair) for pair in zip(found, stores)
+        ]
+        settled = settle(pooled, stores, mosaic.groups, dataset, clues)
         show_decision(settled, console)
         write_decision(settled.decision, found, args, console)
         decision = settled.decision.model_dump(mode="json")
@@ -75,6 +88,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--tta", action="store_true", help="average the config's shifted and flipped views")
     parser.add_argument("--views", metavar="NAME,NAME", help="average these views of lib/views.py's table instead")
+    parser.add_argument(
+        "--neighbours",
+        choices=NEIGHBOURS,
+        default="off",
+        help="also judge with the labels of neighbouring tiles, as far as other folds hold them",
+    )
     parser.add_argument(
         "--decide", action="store_true", help="tune the systems' weights and the decision rule for infer.py --decision"
     )
@@ -146,6 +165,8 @@ def show_decision(settled: Settled, console: Console) -> None:
         shown = f"{offset:+.1f}" if isinstance(offset, float) else ""
         rows.append([name, percent(gain.argmax), percent(gain.tuned), gain.interval().percent(signed=True), shown])
     console.table(["class", "nothing tuned", "tuned", "gain", "offset of log-probability"], rows)
+    if decision.neighbours != "off":
+        console.line(f"neighbours' likelihoods count with the exponent {decision.rule.exponent}")
     console.line(
         f"{CLASSES[BIG_ROCK]} of fewer than {decision.rule.least_blob} connected pixels goes to the next class"
     )
@@ -159,6 +180,7 @@ def write_decision(decision: Decision, systems: Sequence[System], args: argparse
     console.line(f"\n{path}: written")
     words = [*args.run] or [str(systems[0].folder)]
     words += ["--tta"] * args.tta + (["--views", args.views] if args.views else [])
+    words += ["--neighbours", args.neighbours] if args.neighbours != "off" else []
     words += ["--data", args.data] if args.data else []
     words += ["--runs", str(args.runs)] if args.runs != Path("runs") else []
     if decision.gain.proven:

@@ -19,6 +19,7 @@ from lib.console import ArgumentParser, Console, UserError, add_console_options,
 from lib.decision import decisions_for
 from lib.evaluation import evaluate, join, systems
 from lib.files import replacing, sha256, writable
+from lib.frames import Mosaic, mosaic_beside
 from lib.judge import Pooled, compare, ground
 from lib.metrics import percent, scores
 from lib.report.page import build
@@ -55,17 +56,22 @@ def main() -> None:
         evaluated.append((system, join(evaluations)))
         if len(evaluated[-1][1].tiles):
             pooled.append(Pooled.of(system, evaluations))
-    write_page(args.out, evaluated, judge(pooled, dataset, args.data), dataset, console)
+    write_page(
+        args.out,
+        evaluated,
+        judge(pooled, dataset, mosaic_beside(args.runs, dataset, args.data, console)),
+        dataset,
+        console,
+    )
 
 
-def judge(pooled: Sequence[Pooled], dataset: data.Dataset, path: str | None) -> Verdicts:
+def judge(pooled: Sequence[Pooled], dataset: data.Dataset, mosaic: Mosaic) -> Verdicts:
     """What may be said of the systems, and the decisions that were tuned for them."""
     if not pooled:
         return Verdicts([], [], "", [])
     folders = [one.system.folder for one in pooled]
-    groups, drawn = ground(folders[0], dataset, path)
     digests = {sha256(run.folder / WEIGHTS) for one in pooled for run in one.system.runs}
-    return Verdicts(*compare(pooled, groups), drawn, decisions_for(folders, dataset.digest, digests))
+    return Verdicts(*compare(pooled, mosaic.groups), ground(mosaic), decisions_for(folders, dataset.digest, digests))
 
 
 def parse() -> argparse.Namespace:

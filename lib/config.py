@@ -31,6 +31,7 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """A plain name, for a folder of its own."""
 Seed = Annotated[int, Field(ge=0, le=HIGHEST_SEED)]
+Neighbours = Literal["off", "labels"]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -127,6 +128,10 @@ class Config(Record):
         min_length=1,
         max_length=100,
         description="views that --tta averages: operations of lib/views.py's table, joined by +",
+    )
+
+    neighbours: Neighbours = Field(
+        "off", description="whether the labels of a tile's neighbours in its camera frame count, too: lib/neighbours.py"
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from lib.bootstrap import SCORED, Interval
+from lib.config import Neighbours
 from lib.console import UserError
 from lib.metrics import mean_ious, tile_confusions
 from lib.schema import Record, Sealed
@@ -33,11 +34,13 @@ class Rule(Record):
 
     `offsets`: added to the log-probabilities of labels 1 to 4 before the largest is chosen; only their differences
     matter, so the first is 0. `least_blob`: connected pixels of big rock (corners connect) that are fewer than this are
-    given to the class that is next.
+    given to the class that is next. `exponent`: power of the likelihood of neighbours' labels, which the probabilities
+    are multiplied with before; 0 where they are not heeded.
     """
 
     offsets: tuple[Offset, Offset, Offset, Offset]
     least_blob: Annotated[int, Field(ge=0)]
+    exponent: Annotated[float, Field(ge=0, le=10)] = 0.0
 
 
 ARGMAX = Rule(offsets=(0.0, 0.0, 0.0, 0.0), least_blob=0)
@@ -82,12 +85,14 @@ class Member(Record):
 class Decision(Sealed):
     """decision.json: what was tuned on which runs, views and data, and by how much it helps where it was not tuned.
 
-    `gains` by name of the score, from `folds` parts of which each was judged by what the others say.
+    `neighbours`: what was heeded besides. `gains` by name of the score, from `folds` parts of which each was judged by
+    what the others say.
     """
 
     data: str
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     rule: Rule
+    neighbours: Neighbours = "off"
     folds: Annotated[int, Field(ge=2)]
     gains: dict[str, Gain]
 

@@ -15,7 +15,7 @@ from lib.calibration import curve
 from lib.data import Dataset
 from lib.evaluation import Evaluation
 from lib.files import replacing
-from lib.task import CLASSES
+from lib.task import CLASSES, HEIGHT, WIDTH
 
 PALETTE = np.array([(30, 34, 38), (154, 107, 24), (70, 200, 242), (236, 224, 158), (224, 24, 126)], np.uint8)
 """RGB of labels 0..4. They stay apart for readers with any of the three colour blindnesses."""
@@ -28,6 +28,9 @@ LINES = ("#1b7fcf", "#d9541a", "#12936a", "#c65fae", "#a07b00", "#8a6fe8", "#7b7
 
 DASHES = ("", "6 2", "2 2", "8 2 2 2")
 """SVG dash patterns that tell curves apart where colours do not."""
+
+BORDER = {"colors": "#ff8c1a", "linewidth": 0.7}
+"""Lines between the tiles of a frame."""
 
 CURVES = {"loss": "loss", "mean_iou": "mean IoU", "learning_rate": "learning rate"}
 """Columns of history.csv that are drawn, and what they are called."""
@@ -96,6 +99,38 @@ def tile_grid(
             panel(figure, left, top + (number + 1) * step - down, across, row[column])
     for number, title in enumerate(row_titles):
         text_at(figure, gap, top + (number + 1) * step - down - 0.06, title, fontsize=8)
+    legend(figure, errors)
+    save(figure, path)
+
+
+def frames(
+    path: str | os.PathLike,
+    rows: Sequence[tuple[Sequence[np.ndarray], str]],
+    titles: Sequence[str],
+    errors: bool = False,
+) -> None:
+    """Writes a PNG of camera frames with the borders of their tiles: a row of panels for each frame.
+
+    Args:
+        path: the PNG to write.
+        rows: a frame's pictures of one shape, grey (H, W) or RGB (H, W, 3) uint8, whole tiles; and the frame's title.
+        titles: one per column.
+        errors: whether the legend explains the colours of `colour_errors` too.
+    """
+    across, gap, title = 3.2, 0.1, 0.28  # inches
+    heights = [across * panels[0].shape[0] / panels[0].shape[1] for panels, _ in rows]
+    figure = new_figure((gap + len(titles) * (across + gap), 0.25 + sum(heights) + len(rows) * title + 0.6))
+    for column, text in enumerate(titles):
+        text_at(figure, gap + column * (across + gap) + across / 2, 0.06, text, ha="center", va="top", weight="bold")
+    top = 0.25
+    for (panels, text), height in zip(rows, heights):
+        top += title
+        text_at(figure, gap, top - 0.06, text, fontsize=8)
+        for column, pixels in enumerate(panels):
+            axes = panel(figure, gap + column * (across + gap), top, across, pixels)
+            axes.hlines(np.arange(HEIGHT, pixels.shape[0], HEIGHT) - 0.5, -0.5, pixels.shape[1] - 0.5, **BORDER)
+            axes.vlines(np.arange(WIDTH, pixels.shape[1], WIDTH) - 0.5, -0.5, pixels.shape[0] - 0.5, **BORDER)
+        top += height
     legend(figure, errors)
     save(figure, path)
 
@@ -267,13 +302,14 @@ def new_figure(size: tuple[float, float]):
     return figure
 
 
-def panel(figure, left: float, top: float, across: float, pixels: np.ndarray) -> None:
-    """Shows grey or RGB pixels; all lengths in inches from the figure's upper left corner."""
+def panel(figure, left: float, top: float, across: float, pixels: np.ndarray):
+    """The axes that show grey or RGB pixels; all lengths in inches from the figure's upper left corner."""
     width, height = figure.get_size_inches()
     down = across * pixels.shape[0] / pixels.shape[1]
     axes = figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_axis_off()
+    return axes
 
 
 def text_at(figure, left: float, top: float, text: str, **style) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +14,8 @@ from lib.console import UserError
 from lib.data import Dataset
 from lib.decision import Decision, Gain, Member
 from lib.evaluation import System
-from lib.groups import groups_beside
+from lib.frames import Mosaic
+from lib.neighbours import Clues, Judged
 from lib.nested import tune
 from lib.probabilities import Stored
 
@@ -60,6 +60,14 @@ class Pooled:
         confusions = np.concatenate([store.confusions for store in stores if store.confusions is not None])
         return cls(system, tiles[order], confusions[order], folds[order])
 
+    @classmethod
+    def heeding(cls, system: System, stores: Sequence[Stored], clues: Clues, masks: np.ndarray) -> Pooled:
+        """As `of`, with what the neighbours of each tile say; `masks` (labelled tiles, H, W) of the data file."""
+        judged = [
+            Judged.of(store, clues, masks, run.config.predict_background) for run, store in zip(system.runs, stores)
+        ]
+        return cls.of(replace(system, name=f"{system.name} with neighbours"), judged)
+
     @property
     def folds_judged(self) -> str:
         """How many of the folds: "5 of 5"."""
@@ -94,20 +102,11 @@ class Pair:
     agreement: float
 
 
-def ground(folder: Path, dataset: Dataset, path: str | None) -> tuple[np.ndarray, str]:
-    """The groups that `compare` draws together, (labelled tiles,) int64, and what they are in words.
-
-    Args:
-        folder: where lib.groups keeps them.
-        dataset: the labelled tiles of the data file `path` (None: the default data).
-    """
-    try:
-        groups = groups_beside(folder, dataset, path)
-    except UserError as error:
-        return np.arange(len(dataset.images)), f"single tiles ({error})"
-    if len(np.unique(groups)) == len(groups):
-        return groups, "single tiles (no two show neighbouring ground)"
-    return groups, "groups of tiles that show neighbouring or the same ground"
+def ground(mosaic: Mosaic) -> str:
+    """What `compare` draws together, in words."""
+    if len(np.unique(mosaic.groups)) == len(mosaic.groups):
+        return "single tiles (no two show neighbouring ground)"
+    return "groups of tiles that show neighbouring or the same ground"
 
 
 def compare(systems: Sequence[Pooled], groups: np.ndarray) -> tuple[list[Standing], list[Pair]]:
@@ -165,7 +164,11 @@ class Settled:
 
 
 def settle(
-    systems: Sequence[Pooled], stores: Sequence[Sequence[Stored]], groups: np.ndarray, dataset: Dataset
+    systems: Sequence[Pooled],
+    stores: Sequence[Sequence[Stored]],
+    groups: np.ndarray,
+    dataset: Dataset,
+    clues: Clues | None = None,
 ) -> Settled:
     """Tunes the systems' weights and the rule by which probabilities become labels.
 
@@ -174,6 +177,7 @@ def settle(
         stores: of each system's runs, without background, which no rule predicts: it can only cost.
         groups: as `compare`.
         dataset: the data file.
+        clues: of all validation tiles, where their neighbours are heeded.
 
     Raises:
         UserError: where they have no tile in common, or fewer than two folds: a rule is judged where it is not tuned.
@@ -187,7 +191,7 @@ def settle(
         raise UserError(
             f"--decide: {names}: one fold, and a rule is judged on folds that it was not tuned on; name more"
         )
-    tuned = tune(stores, tiles, folds, dataset.masks)
+    tuned = tune(stores, tiles, folds, dataset.masks, clues)
     alone = [pooled.on(tiles) for pooled in systems]
     kinds = np.stack([tuned.average, tuned.selected, tuned.decided, *tuned.without, *alone])
     average, selected, decided, *others = draw(kinds, groups[tiles])
@@ -205,6 +209,7 @@ def settle(
         data=dataset.digest,
         members=tuple(members),
         rule=tuned.rule,
+        neighbours="off" if clues is None else "labels",
         folds=parts,
         gains={name: Gain.of(before, after, difference) for name, before, after, difference in gains},
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from lib.config import Share
+from lib.config import Neighbours, Share
 from lib.decision import Decision
 from lib.metrics import scores
 from lib.schema import Record, Sealed
@@ -108,7 +108,8 @@ Views = tuple[str, ...] | dict[str, tuple[str, ...]]
 
 
 class Validation(Sealed):
-    """Scores of runs, each tile predicted only by those that never saw it: `plain`, and `tta` averaged over `views`.
+    """Scores of runs, each tile predicted only by those that never saw it: `plain`, and `tta` averaged over `views`;
+    `informed`: the last of these with the labels of neighbours that other folds hold.
 
     `background`: whether class 0 might be predicted; None: as the runs' config says.
     """
@@ -117,19 +118,21 @@ class Validation(Sealed):
     tiles: Count
     plain: Scores | None = None
     tta: Scores | None = None
+    informed: Scores | None = None
     views: Views = ()
     background: bool | None = None
 
     @property
     def best(self) -> Scores | None:
-        """With views where they were averaged, else without; None where no tile was left to validate on."""
-        return self.tta or self.plain
+        """With neighbours and views where these were heeded, else without; None where no tile was left."""
+        return self.informed or self.tta or self.plain
 
 
 class Origin(Record):
     """The note in a masks file: which runs, by which views, of which data, and how well they did on validation.
 
-    `decision`: weights and rule, where others than equal weights and the likeliest class.
+    `neighbours`: what was heeded besides each tile itself; `decision`: weights and rule, where others than equal
+    weights and the likeliest class.
     """
 
     runs: tuple[str, ...] = ()
@@ -137,6 +140,7 @@ class Origin(Record):
     data: Data | None = None
     views: Views = ()
     validation: Validation | None = None
+    neighbours: Neighbours = "off"
     decision: Decision | None = None
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import model_validator
 
 from lib.config import Config
-from lib.console import UserError
+from lib.console import Console, UserError
 from lib.data import Dataset, stratified_folds
 from lib.files import remove_partial, replacing, sha256
-from lib.groups import find_groups
+from lib.frames import find_mosaic
 from lib.records import Count, Data, Epoch, Metrics
 from lib.schema import Record
 
@@ -71,7 +71,7 @@ class Split:
                 raise UserError(f"--fold {fold}: there are folds 0 to {config.folds - 1}, all and none")
         folds = np.zeros(0, np.int64)  # not needed to train on every tile
         if any(fold is not None for fold in chosen):
-            groups = find_groups(dataset.images, dataset.test) if config.folds_by == "group" else None
+            groups = find_mosaic(dataset, Console(quiet=True)).groups if config.folds_by == "group" else None
             folds = stratified_folds(dataset.masks, dataset.outliers, config.folds, config.fold_seed, groups)
         everything = np.flatnonzero(~dataset.outliers), np.array([], np.int64)
         parts = [
