@@ -2,6 +2,7 @@
 
 python report.py                           the newest experiment, all its folds
 python report.py fifth seventh             two experiments side by side
+python report.py seventh --neighbours labels         also what the labels of neighbouring tiles change
 python report.py seventh --picture FILE    only a picture of four tiles, as in the README
 """
 
@@ -22,12 +23,17 @@ from lib.files import replacing, sha256, writable
 from lib.frames import Mosaic, mosaic_beside
 from lib.judge import Pooled, compare, ground
 from lib.metrics import percent, scores
+from lib.neighbours import NEIGHBOURS, clues_for_validation
+from lib.predict import PLAIN
+from lib.probabilities import ValidationTiles, ensure
+from lib.report import neighbours
 from lib.report.page import build
 from lib.report.verdicts import Verdicts
 from lib.runs import WEIGHTS, find_runs
 from lib.task import BIG_ROCK, CLASSES
 
 SHOWN = 8  # tiles in worst.png and best.png
+OFF = "<p class=note>Shown by <code>python report.py ... --neighbours labels</code>.</p>"
 
 
 def main() -> None:
@@ -40,8 +46,15 @@ def main() -> None:
         runs=", ".join(str(run.folder) for system in chosen for run in system.runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles",
     )
+    mosaic = mosaic_beside(args.runs, dataset, args.data, console)
+    runs = [run for system in chosen for run in system.runs]
+    clues = clues_for_validation(mosaic, dataset, runs) if args.neighbours != "off" else None
     if args.picture:
-        draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, dataset, console)))
+        if clues:
+            stores = ensure(chosen[0].runs, ValidationTiles(dataset), PLAIN, console)
+            neighbours.draw(args.picture, mosaic, dataset, stores, clues)
+        else:
+            draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, dataset, console)))
         console.line(f"\n{args.picture}: written")
         console.result(picture=args.picture)
         return
@@ -56,13 +69,12 @@ def main() -> None:
         evaluated.append((system, join(evaluations)))
         if len(evaluated[-1][1].tiles):
             pooled.append(Pooled.of(system, evaluations))
-    write_page(
-        args.out,
-        evaluated,
-        judge(pooled, dataset, mosaic_beside(args.runs, dataset, args.data, console)),
-        dataset,
-        console,
-    )
+    section = OFF
+    if clues and pooled:
+        each = [ensure(one.system.runs, ValidationTiles(dataset), PLAIN, console) for one in pooled]
+        pooled += [Pooled.heeding(one.system, stores, clues, dataset.masks) for one, stores in zip(pooled, each)]
+        section = neighbours.build(mosaic, dataset, each[0], clues)
+    write_page(args.out, evaluated, judge(pooled, dataset, mosaic), section, dataset, console)
 
 
 def judge(pooled: Sequence[Pooled], dataset: data.Dataset, mosaic: Mosaic) -> Verdicts:
@@ -81,7 +93,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="where the page goes")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw four validation tiles, nothing else")
+    parser.add_argument(
+        "--neighbours", choices=NEIGHBOURS, default="off", help="also show what the labels of neighbouring tiles change"
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="draw four validation tiles (with --neighbours: frames) and nothing else",
+    )
     add_console_options(parser)
     return parser.parse_args()
 
@@ -116,9 +136,9 @@ def draw_sample(path: Path, dataset, evaluation) -> None:
     figures.mistakes(path, dataset, evaluation, chosen)
 
 
-def write_page(path: Path, evaluated: list, judged: Verdicts, dataset, console: Console) -> None:
+def write_page(path: Path, evaluated: list, judged: Verdicts, section: str, dataset, console: Console) -> None:
     """Writes the report and prints the scores in it."""
-    text = build(evaluated, dataset, audit(dataset), judged)
+    text = build(evaluated, dataset, audit(dataset), judged, section)
     with replacing(path, encoding="utf-8") as stream:
         stream.write(text)
     scored = [(system.name, found) for system, found in evaluated if found.scored.any()]

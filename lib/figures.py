@@ -104,7 +104,7 @@ def tile_grid(
 
 
 def frames(
-    path: str | os.PathLike,
+    path: str | os.PathLike | io.BytesIO,
     rows: Sequence[tuple[Sequence[np.ndarray], str]],
     titles: Sequence[str],
     errors: bool = False,
@@ -112,12 +112,12 @@ def frames(
     """Writes a PNG of camera frames with the borders of their tiles: a row of panels for each frame.
 
     Args:
-        path: the PNG to write.
+        path: the PNG to write, or a stream.
         rows: a frame's pictures of one shape, grey (H, W) or RGB (H, W, 3) uint8, whole tiles; and the frame's title.
         titles: one per column.
         errors: whether the legend explains the colours of `colour_errors` too.
     """
-    across, gap, title = 3.2, 0.1, 0.28  # inches
+    across, gap, title = 2.56, 0.1, 0.28  # inches: at 100 dpi a frame of two tiles pixel by pixel
     heights = [across * panels[0].shape[0] / panels[0].shape[1] for panels, _ in rows]
     figure = new_figure((gap + len(titles) * (across + gap), 0.25 + sum(heights) + len(rows) * title + 0.6))
     for column, text in enumerate(titles):
@@ -329,7 +329,9 @@ def legend(figure, errors: bool = False) -> None:
     figure.legend(handles=patches, loc="lower center", ncol=columns, frameon=False, fontsize=8, handlelength=1.2)
 
 
-def save(figure, path: str | os.PathLike) -> None:
+def save(figure, path: str | os.PathLike | io.BytesIO) -> None:
     """Writes a figure as a PNG."""
+    if isinstance(path, io.BytesIO):
+        return figure.savefig(path, format="png")
     with replacing(path, "wb") as stream:
         figure.savefig(stream, format="png")

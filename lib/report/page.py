@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 Evaluated = Sequence[tuple[System, Evaluation]]
 
 
-def build(evaluated: Evaluated, dataset: Dataset, facts: Audit, judged: Verdicts) -> str:
+def build(evaluated: Evaluated, dataset: Dataset, facts: Audit, judged: Verdicts, neighbours: str) -> str:
     """The HTML text of a report, below LIMIT bytes in UTF-8.
 
     Args:
@@ -39,6 +39,7 @@ def build(evaluated: Evaluated, dataset: Dataset, facts: Audit, judged: Verdicts
         dataset: the data of all of them.
         facts: its audit.
         judged: what the judge found of the systems.
+        neighbours: the HTML of the section on what neighbouring tiles change.
     """
     chosen = [system for system, _ in evaluated]
     reliabilities = [(system.name, found.reliability) for system, found in evaluated if found.reliability is not None]
@@ -49,6 +50,7 @@ def build(evaluated: Evaluated, dataset: Dataset, facts: Audit, judged: Verdicts
         "script": (HERE / "viewer.js").read_text(),
         "results": _results(evaluated),
         "verdicts": verdicts.build(judged, reliabilities),
+        "neighbours": neighbours,
         "settings": _settings(chosen),
         "curves": _curves(chosen),
         "confusion": _confusion(evaluated),
