@@ -14,7 +14,7 @@ SURE = 7.0  # log-odds of a merge before the size of frames is known: one wrong 
 LIKELY = 1.0  # log-odds of a merge in frames of known size: one wrong in twenty, of the last ones
 WORTH_TRYING = -4.0  # log-odds of a seam by which a merge is tried; other seams may speak for it
 FRAMES = ((4, 2), (8, 4), (16, 8))  # rows and columns of tiles: cameras of 256, 512 and 1024 pixels
-FITTING = 0.995  # share of the tiles with neighbours that lie in no larger frame than the chosen size
+FITTING = 0.9  # share of the tiles with neighbours that fit into the chosen size: a false merge exceeds it
 ROUNDS = 5  # of merging: what grew in one is compared by more seams in the next
 
 Place = tuple[int, int]  # row, column

@@ -19,7 +19,7 @@ from lib.frames import Mosaic, find_mosaic, paste
 from lib.task import HEIGHT, WIDTH
 
 FROM_EDGE = 3  # lines from the seam at which labels are compared: crowds leave thin borders unlabelled
-SHOWN = 6  # frames in a picture
+SHOWN = 4  # frames in a picture
 
 
 def summary(mosaic: Mosaic, dataset: Dataset, true: np.ndarray | None = None) -> dict[str, Any]:
@@ -123,6 +123,9 @@ def report(found: dict[str, Any], source: str, console: Console) -> None:
         return
     rows, columns = found["rows_and_columns"]
     size = f"at most {rows} x {columns} tiles" if rows else "of no size that all fit into"
+    truth = {}
+    if "precision" in found:
+        truth["truth"] = f"precision {percent('precision')}, recall {percent('recall')} of the true seams"
     console.facts(
         data=f"{source}: {found['tiles']:,} tiles without outliers",
         frames=f"{found['frames']:,}, {size}, the largest of {found['largest_frame']}; {found['alone']:,} tiles alone",
@@ -131,9 +134,8 @@ def report(found: dict[str, Any], source: str, console: Console) -> None:
         labels=f"{percent('labels_agree_across_seams')} go on behind a seam; by chance "
         f"{percent('labels_agree_by_chance')} would",
         coverage=f"{percent('test_tiles_in_a_frame_with_labels')} of the test tiles lie in a frame with labels",
+        **truth,
     )
-    if "precision" in found:
-        console.facts(truth=f"precision {percent('precision')}, recall {percent('recall')} of the true seams")
 
 
 def draw(path: Path, mosaic: Mosaic, dataset: Dataset) -> None:

@@ -227,5 +227,7 @@ class _Cuts:
         if not true.any() or true.all():
             return None
         some = slice(None, None, -(-len(true) // TAUGHT))  # evenly over the tiles, as the candidates are in their order
-        classifier = HistGradientBoostingClassifier(max_iter=80, max_leaf_nodes=15, random_state=0)
+        classifier = HistGradientBoostingClassifier(
+            max_iter=80, max_leaf_nodes=15, early_stopping=False, random_state=0
+        )
         return classifier.fit(found.measures[some], true[some]), true.sum() / whole
