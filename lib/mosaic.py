@@ -55,7 +55,7 @@ def summary(mosaic: Mosaic, dataset: Dataset, true: np.ndarray | None = None) ->
         "test_tiles_in_a_frame_with_labels": _mean(reached),
     }
     if true is not None:
-        found |= _against(mosaic, true)
+        found |= precision_and_recall(mosaic.neighbours, true)
     return found
 
 
@@ -94,8 +94,12 @@ def _agreement(mosaic: Mosaic, dataset: Dataset) -> tuple[float | None, float | 
     return _mean(one[both] == other[both]), float(shares[0] @ shares[1])
 
 
-def _against(mosaic: Mosaic, true: np.ndarray) -> dict[str, float | None]:
-    """How many of the seams are true, and how many of the true ones were found."""
+def precision_and_recall(neighbours: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
+    """The share of neighbours (K, 2) that are true, and of the true ones that are among them; None of none.
+
+    Args:
+        true: (N + M, 3) places of all tiles; -1 for a tile of no frame.
+    """
     frame, row, column = true.T
     at = {place: tile for tile, place in enumerate(zip(frame.tolist(), row.tolist(), column.tolist())) if place[0] >= 0}
     seams = {
@@ -104,7 +108,7 @@ def _against(mosaic: Mosaic, true: np.ndarray) -> dict[str, float | None]:
         for place in ((frame, row, column + 1), (frame, row + 1, column))
         if (other := at.get(place)) is not None
     }
-    found = set(map(tuple, mosaic.neighbours.tolist()))
+    found = set(map(tuple, neighbours.tolist()))
     right = len(found & seams)
     return {
         "precision": right / len(found) if found else None,
