@@ -57,7 +57,7 @@ def test_the_frames_are_found(size, seed):
     assert (found.mosaic.places.max(axis=0)[1:] < frame).all()
 
 
-@pytest.mark.parametrize(("frame", "seed"), [((4, 2), 2), ((8, 4), 0)])
+@pytest.mark.parametrize(("frame", "seed"), [((4, 2), 0), ((8, 4), 5)])
 def test_more_tiles_are_no_harder(frame, seed):
     """So many candidates that the classifier would stop early by itself, less sure of any than a first merge needs."""
     found = Terrain.of(seed, 1200, frame).found()
