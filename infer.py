@@ -62,7 +62,14 @@ def main() -> None:
         runs=", ".join(str(run.folder) for run in runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {tiles.count if tiles else 0} test tiles",
     )
-    mosaic = find_neighbours(args, dataset, console) if neighbours != "off" else None
+    mosaic = None
+    if neighbours != "off" and not len(dataset.images):
+        console.line("no training_set in the data, so no neighbour has a label: each tile is predicted by itself")
+        neighbours = "off"
+    if neighbours != "off":
+        mosaic = mosaic_beside(runs[0].folder.parent.parent, dataset, args.data, console)
+        if not len(mosaic.neighbours):
+            console.line("no two tiles were found to be neighbours: each is predicted by itself")
     validation = validate(runs, dataset, ways, background, mosaic, console)
     if tiles and tiles.count:
         if decision:
@@ -156,14 +163,6 @@ def choose_neighbours(runs: Sequence[Run], asked: Neighbours | None, decision: D
     return next(iter(values))
 
 
-def find_neighbours(args: argparse.Namespace, dataset: data.Dataset, console: Console) -> Mosaic:
-    """The mosaic of the data. Where there is none, predictions are what they would be without."""
-    mosaic = mosaic_beside(args.runs, dataset, args.data, console)
-    if not len(mosaic.neighbours):
-        console.line("neighbours: none found among these tiles, so each is predicted by itself")
-    return mosaic
-
-
 def find_weights(runs: Sequence[Run], views: tuple[str, ...] | None, tuned: bool) -> tuple[Decision | None, np.ndarray]:
     """What was tuned for these runs and views, if anything is asked for, and the weight of each run (N,) float64.
 
@@ -234,8 +233,10 @@ def validate(
     ]
     console.line(f"\nvalidation on {count} tiles, each by networks that never saw it, in percent")
     console.table(["views", "mean IoU", *CLASSES[1:]], rows)
-    own = views in ((), used_views(runs, None)) and {run.config.predict_background for run in runs} == {background}
-    path = score_file(runs, "" if own else f"{views} {background}")
+    neighbours = "labels" if mosaic else "off"
+    choices = {(run.config.predict_background, run.config.neighbours) for run in runs}
+    own = views in ((), used_views(runs, None)) and choices == {(background, neighbours)}
+    path = score_file(runs, "" if own else f"{views} {background}" + f" {neighbours}" * (neighbours != "off"))
     try:
         write_text(path, result.to_json())
         console.line(f"\n{path}: the score of {', '.join(result.runs)}")

@@ -50,12 +50,12 @@ def main() -> None:
         if not len(common_tiles([one, other])):
             names = f"{one.system.name} and {other.system.name}"
             raise UserError(f"{names}: validated on no tile in common, so they do not compare; name runs of one fold")
-    mosaic = mosaic_beside(args.runs, dataset, args.data, console)
+    mosaic = mosaic_beside(found[0].folder.parent, dataset, args.data, console)
     drawn = ground(mosaic)
     clues = None
     if args.neighbours != "off":
         clues = clues_for_validation(mosaic, dataset, [run for system in found for run in system.runs])
-        pooled += [Pooled.heeding(*pair, clues, dataset.masks) for pair in zip(found, stores)]
+        pooled = [*(Pooled.heeding(*pair, clues, dataset.masks) for pair in zip(found, stores)), *pooled]
     standings, pairs = compare(pooled, mosaic.groups)
     console.facts(
         data=f"{dataset.source}: {(~dataset.outliers).sum()} clean tiles",

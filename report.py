@@ -46,7 +46,7 @@ def main() -> None:
         runs=", ".join(str(run.folder) for system in chosen for run in system.runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles",
     )
-    mosaic = mosaic_beside(args.runs, dataset, args.data, console)
+    mosaic = mosaic_beside(chosen[0].folder.parent, dataset, args.data, console)
     runs = [run for system in chosen for run in system.runs]
     clues = clues_for_validation(mosaic, dataset, runs) if args.neighbours != "off" else None
     if args.picture:
@@ -72,7 +72,8 @@ def main() -> None:
     section = OFF
     if clues and pooled:
         each = [ensure(one.system.runs, ValidationTiles(dataset), PLAIN, console) for one in pooled]
-        pooled += [Pooled.heeding(one.system, stores, clues, dataset.masks) for one, stores in zip(pooled, each)]
+        heeding = [Pooled.heeding(one.system, stores, clues, dataset.masks) for one, stores in zip(pooled, each)]
+        pooled = heeding + pooled
         section = neighbours.build(mosaic, dataset, each[0], clues)
     write_page(args.out, evaluated, judge(pooled, dataset, mosaic), section, dataset, console)
 

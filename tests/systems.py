@@ -9,6 +9,7 @@ import numpy as np
 from lib import probabilities, runs
 from lib.config import Config
 from lib.data import Dataset, load
+from lib.frames import Mosaic
 from lib.runs import Split
 
 PLAIN_CONFIG = Config(width=1, depth=1, nesting=1, dspp_rates=(), views=("identity", "hflip"), folds=3)
@@ -65,3 +66,26 @@ def pretend(monkeypatch, shyness: float = 1.0) -> None:
     """From now on no network is built."""
     monkeypatch.setattr(Pretended, "shyness", shyness)
     monkeypatch.setattr(probabilities, "_Network", Pretended)
+
+
+def make_mosaic(places, groups=None) -> Mosaic:
+    """A mosaic of tiles that lie at `places` (N + M, 3): frame, row, column, or -1."""
+    places = np.array(places, np.int32)
+    at = {tuple(place): tile for tile, place in enumerate(places.tolist()) if place[0] >= 0}
+    pairs = [
+        (tile, at[frame, row + down, column + right], right)
+        for (frame, row, column), tile in at.items()
+        for down, right in ((0, 1), (1, 0))
+        if (frame, row + down, column + right) in at
+    ]
+    table = np.array(pairs, np.int32).reshape(-1, 3)
+    return Mosaic(
+        places=places,
+        frame=np.array((4, 2), np.int32),
+        neighbours=table[:, :2],
+        across=table[:, 2] > 0,
+        confidence=np.ones(len(table), np.float32),
+        fits=np.ones(len(table), bool),
+        groups=np.arange(len(places), dtype=np.int32) if groups is None else np.asarray(groups, np.int32),
+        key="",
+    )

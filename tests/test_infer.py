@@ -7,13 +7,16 @@ import sys
 
 import numpy as np
 import pytest
+from systems import make_mosaic
 
 import infer
 import train
 from lib import files, predict, probabilities, runs, terrain
-from lib.console import UserError
+from lib.console import Console, UserError
+from lib.data import load
 from lib.models import build_model
-from lib.runs import Run
+from lib.neighbours import EXPONENT, Clues, Judged, clues_for_test, clues_for_validation, informed
+from lib.runs import Run, find_runs
 
 SMALL = (
     "width=4", "depth=1", "nesting=1", "dspp_rates=", "attention=none", "folds=2", "epochs=3", "batch_size=8",
@@ -227,7 +230,7 @@ def configure(run, **changes):
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     values = json.loads(metrics.read_text())
     values["files"]["config.json"] = files.sha256(config)
-    del values["digest"]
+    values.pop("digest", None)
     metrics.write_text(json.dumps(values))
 
 
@@ -279,3 +282,70 @@ def test_a_run_that_cannot_be_written_is_inferred_from(own, monkeypatch, capsys)
         monkeypatch.setattr(module, "replacing", forbidden)
     np.testing.assert_array_equal(masks_of(own, own / "runs" / "seventh", "--tta"), wanted)
     assert sorted(own.rglob("*")) == before
+
+
+def put_together(monkeypatch, own) -> Clues:
+    """Each test tile lies right of two labelled ones, as far as infer.py knows; what they say of it."""
+    places = [(tile // 2, 0, tile % 2) for tile in range(24)] + [(tile, 0, 2) for tile in range(12)]
+    mosaic = make_mosaic(places)
+    monkeypatch.setattr(infer, "mosaic_beside", lambda *_: mosaic)
+    return clues_for_test(mosaic, load(str(own / "data.npz")))
+
+
+def test_masks_with_neighbours(own, chances, monkeypatch):
+    clues = put_together(monkeypatch, own)
+    seventh = own / "runs" / "seventh"
+    together = known(np.nanmean(chances, axis=1)).mean(axis=0)
+    masks = masks_of(own, seventh, "--tta", "--neighbours", "labels")
+    assert_answer(masks, informed(together, clues.log_likelihood(24 + np.arange(12)), EXPONENT))
+    with pytest.raises(AssertionError):
+        assert_answer(masks, together)
+    with np.load(own / "masks.npz") as made:
+        note = json.loads(str(made["made_by"]))
+    assert note["neighbours"] == "labels" and note["validation"]["informed"]["mean_iou"] > 0
+    assert_answer(masks_of(own, seventh, "--tta"), together)
+
+
+def test_the_score_with_neighbours_stands_beside_those_without(own, monkeypatch, capsys):
+    put_together(monkeypatch, own)
+    seventh = own / "runs" / "seventh"
+    call(infer, seventh, "--data", own / "data.npz", "--score-only", "--tta")
+    before = (seventh / "validation.json").read_bytes()
+    call(infer, seventh, "--data", own / "data.npz", "--score-only", "--tta", "--neighbours", "labels")
+    assert (seventh / "validation.json").read_bytes() == before
+    (tried,) = (score_of(path) for path in seventh.glob("validation_*.json"))
+    assert {name: tried[name] for name in ("plain", "tta")} == {
+        name: json.loads(before)[name] for name in ("plain", "tta")
+    }
+    dataset, runs = load(str(own / "data.npz"), test=False), find_runs(["seventh"], own / "runs")
+    clues = clues_for_validation(infer.mosaic_beside(), dataset, runs)
+    stores = probabilities.ensure(runs, probabilities.ValidationTiles(dataset), None, Console(quiet=True))
+    judged = sum(Judged.of(store, clues, dataset.masks, background=False).confusions.sum(axis=0) for store in stores)
+    np.testing.assert_array_equal(tried["informed"]["confusion"], judged)
+    for fold in (0, 1):
+        configure(seventh / f"fold_{fold}", neighbours="labels")  # now it is the runs' own
+    call(infer, seventh, "--data", own / "data.npz", "--score-only", "--tta")
+    assert score_of(seventh / "validation.json")["informed"] == tried["informed"]
+    configure(seventh / "fold_1", neighbours="off")
+    with pytest.raises(UserError, match="fold_1 has neighbours=off; say --neighbours"):
+        call(infer, seventh, "--data", own / "data.npz", "--score-only")
+
+
+def test_without_a_mosaic_neighbours_change_nothing(own, monkeypatch):
+    wanted = masks_of(own, own / "runs" / "seventh")
+    monkeypatch.setattr(infer, "mosaic_beside", lambda *_: make_mosaic([(-1, -1, -1)] * 36))
+    lines = []
+    monkeypatch.setattr(Console, "line", lambda self, text="": lines.append(text))
+    np.testing.assert_array_equal(masks_of(own, own / "runs" / "seventh", "--neighbours", "labels"), wanted)
+    assert "no two tiles were found to be neighbours: each is predicted by itself" in lines
+
+
+def test_without_labelled_tiles_there_is_nothing_to_heed(own, monkeypatch):
+    with np.load(own / "data.npz") as arrays:
+        np.savez(own / "test.npz", test_set=arrays["test_set"])
+    wanted = masks_of(own, own / "runs" / "seventh")
+    out, arguments = own / "masks.npz", ["--data", own / "test.npz", "--neighbours", "labels"]
+    call(infer, own / "runs" / "seventh", *arguments, "--out", out)
+    with np.load(out) as made:
+        np.testing.assert_array_equal(made["masks"], wanted)
+        assert json.loads(str(made["made_by"]))["neighbours"] == "off"

@@ -2,16 +2,18 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from systems import make_system, pretend, write_tiles
+from systems import make_mosaic, make_system, pretend, write_tiles
 
 import infer
 import judge
-from lib import groups, probabilities
+from lib import frames, probabilities, runs
 from lib.bootstrap import SCORED
 from lib.console import Console, UserError
+from lib.data import load
 from lib.decision import DECISION, Decision, decide
 from lib.evaluation import systems
 from lib.files import sha256
@@ -99,7 +101,8 @@ def test_other_folds_of_the_same_data_compare(dataset, tmp_path, monkeypatch, ca
 
 
 def test_what_the_script_prints(dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(groups, "find_groups", lambda *_: np.arange(60))
+    for module in (frames, runs):
+        monkeypatch.setattr(module, "find_mosaic", lambda *_: make_mosaic([(-1, -1, -1)] * 72, np.arange(60)))
     make_system(tmp_path / "good", dataset)
     bad = make_system(tmp_path / "bad", dataset, folds=(0, 2), skill=0.3, folds_by="group", seed=3)
     left = sum(len(run.split.validation) for run in find_runs([str(bad)], tmp_path))
@@ -139,28 +142,53 @@ def test_views_are_judged_where_they_are_asked_for(dataset, tmp_path, monkeypatc
     assert scores[1] > scores[0] + 0.02  # less noise
 
 
-def test_groups_are_looked_for_once(dataset, tmp_path, monkeypatch, capsys):
-    folder = make_system(tmp_path / "first", dataset)
+def found_once(monkeypatch, mosaic) -> list:
+    """The searches for a mosaic, which all find this one."""
     searches = []
-    monkeypatch.setattr(groups, "find_groups", lambda *tiles: searches.append(tiles) or np.arange(60) // 2)
+
+    def find(dataset, _):
+        searches.append((len(dataset.images), len(dataset.test)))
+        return replace(mosaic, key=frames._key(dataset))
+
+    monkeypatch.setattr(frames, "find_mosaic", find)
+    return searches
+
+
+def test_groups_are_looked_for_once(dataset, tmp_path, monkeypatch, capsys):
+    make_system(tmp_path / "first", dataset)
+    searches = found_once(monkeypatch, make_mosaic([(-1, -1, -1)] * 72, np.arange(60) // 2))
     for _ in range(2):
         call(monkeypatch, tmp_path, "first", "--json")
         assert result(capsys)["drawn"] == "groups of tiles that show neighbouring or the same ground"
-    assert len(searches) == 1 and [len(tiles) for tiles in searches[0]] == [60, 12]  # the test tiles link, too
-    stored = folder / groups.GROUPS
-    whole = stored.read_text()
-    for damage in ("{", whole.replace(dataset.digest, "0" * 64), whole.replace("12", "13", 1)):
-        stored.write_text(damage)
-        call(monkeypatch, tmp_path, "first", "--quiet")
-        assert stored.read_text() == whole
-    assert len(searches) == 4
+    assert searches == [(60, 12)]  # the test tiles link, too
 
 
-def test_without_the_library_of_hashes_tiles_are_drawn_one_by_one(dataset, tmp_path, monkeypatch, capsys):
-    make_system(tmp_path / "first", dataset)
-    monkeypatch.setitem(sys.modules, "imagehash", None)
-    call(monkeypatch, tmp_path, "first", "--json")
-    assert result(capsys)["drawn"].startswith("single tiles (folds_by=group: needs the library ImageHash")
+def test_systems_are_judged_with_and_without_neighbours(dataset, tmp_path, monkeypatch, capsys):
+    """Two tiles of each pair show the same ground, so that a weak network gains most."""
+    masks = dataset.masks.copy()
+    masks[1::2] = masks[::2, :, ::-1]
+    with np.load(tmp_path / "tiles.npz") as arrays:
+        training = np.stack([masks * 40, masks], axis=1)
+        np.savez(tmp_path / "tiles.npz", training_set=training, test_set=arrays["test_set"])
+    dataset = load(str(tmp_path / "tiles.npz"), test=False)
+    places = [(tile // 2, 0, tile % 2) for tile in range(60)] + [(-1, -1, -1)] * 12
+    found_once(monkeypatch, make_mosaic(places))
+    make_system(tmp_path / "first", dataset, skill=0.3)
+    call(monkeypatch, tmp_path, "first", "--neighbours", "labels", "--json")
+    found = result(capsys)
+    assert [system["name"] for system in found["systems"]] == ["first with neighbours", "first"]
+    (pair,) = found["pairs"]
+    assert pair["verdict"] == "better" and pair["tiles"] == 60
+    call(monkeypatch, tmp_path, "first", "--neighbours", "labels", "--decide")
+    decision = Decision.read(tmp_path / "first" / DECISION, "")
+    assert decision.neighbours == "labels" and decision.rule.exponent > 0
+    text = capsys.readouterr().out
+    assert f"with the exponent {decision.rule.exponent}" in text
+    assert " --neighbours labels --data" in text.split("next:")[1]
+    with_neighbours = found["systems"][0]["scores"]["mean IoU"]["value"]
+    assert decision.gain.argmax == pytest.approx(with_neighbours, abs=0.002)  # what nothing tuned gives
+    call(monkeypatch, tmp_path, "first", "--decide", "--quiet")
+    assert Decision.read(tmp_path / "first" / DECISION, "").neighbours == "off"
 
 
 # --decide

@@ -7,6 +7,7 @@ from lib import nested
 from lib.bootstrap import draw
 from lib.decision import Rule, decide
 from lib.metrics import mean_iou, tile_confusions
+from lib.neighbours import EXPONENT, informed
 from lib.nested import tune
 
 
@@ -119,3 +120,51 @@ def test_tiles_are_read_in_blocks_whatever_the_folds(monkeypatch):
     parts = tune([[Kept(tiles, chances)]], tiles, folds, masks)
     assert parts.rule == whole.rule
     np.testing.assert_array_equal(parts.decided, whole.decided)
+
+
+class Hints:
+    """What neighbours say of tiles, as lib.neighbours.Clues has it."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def log_likelihood(self, tiles):
+        return self._values[tiles]
+
+
+def hints(masks, skill: float, seed: int = 9) -> Hints:
+    """Log-likelihoods that know the masks by `skill`, in patches."""
+    noise = np.random.default_rng(seed).normal(size=(len(masks), 4, 8, 4)).repeat(16, axis=1).repeat(16, axis=2)
+    return Hints((noise + skill * np.eye(5)[masks][..., 1:]).astype(np.float32))
+
+
+def test_neighbours_that_know_count_and_those_that_do_not_are_dropped():
+    masks, chances = world(40, skill=1.0)
+    tiles = np.arange(40)
+    without = tune([[Kept(tiles, chances)]], tiles, tiles % 4, masks)
+    helped = tune([[Kept(tiles, chances)]], tiles, tiles % 4, masks, hints(masks, 2.0))
+    assert without.rule.exponent == 0 and helped.rule.exponent >= 0.5
+    assert mean_iou(helped.decided.sum(axis=0)) > mean_iou(without.decided.sum(axis=0)) + 0.1
+    misled = tune([[Kept(tiles, chances)]], tiles, tiles % 4, masks, hints(masks, -2.0))
+    assert misled.rule.exponent == 0 and gain(misled).verdict == "better"  # than with what misleads
+    np.testing.assert_array_equal(misled.decided, without.decided)
+
+
+def test_what_is_tuned_with_neighbours_is_what_decides_with_them():
+    masks, chances = world(20, skill=1.0)
+    tiles, clues = np.arange(20), hints(masks, 1.0)
+    tuned = tune([[Kept(tiles, chances)]], tiles, tiles % 2, masks, clues)
+    average = decide(informed(chances, clues.log_likelihood(tiles), EXPONENT), Rule(offsets=(0,) * 4, least_blob=0))
+    np.testing.assert_array_equal(tuned.average, tile_confusions(masks, average))
+
+
+def test_the_exponent_is_tuned_on_the_other_folds_too():
+    """One fold's neighbours lie; the others' say the truth. The one is judged by an exponent that trusts them."""
+    masks, chances = world(40, skill=1.0)
+    tiles, folds = np.arange(40), np.arange(40) % 4
+    values = hints(masks, 2.0).log_likelihood(tiles)
+    values[folds == 3] = hints(masks, -3.0).log_likelihood(tiles)[folds == 3]
+    tuned = tune([[Kept(tiles, chances)]], tiles, folds, masks, Hints(values))
+    alone = tune([[Kept(tiles, chances)]], tiles, folds, masks)
+    lying = folds == 3
+    assert mean_iou(tuned.decided[lying].sum(axis=0)) < mean_iou(alone.decided[lying].sum(axis=0)) - 0.1

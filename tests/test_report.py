@@ -5,9 +5,12 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
+from systems import make_mosaic
 
 from lib import runs
 from lib.audit import audit
@@ -20,8 +23,9 @@ from lib.decision import Decision, Gain, Member, Rule
 from lib.evaluation import Evaluation, System, evaluate, join, systems, uncertainty
 from lib.judge import Pooled, compare
 from lib.metrics import confusion_matrix, mean_iou
+from lib.neighbours import clues_for_validation
 from lib.probabilities import ValidationTiles, ensure
-from lib.report import elements, gallery
+from lib.report import elements, gallery, neighbours
 from lib.report import page as report
 from lib.report.verdicts import Verdicts
 
@@ -92,7 +96,19 @@ def evaluated(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(evaluated):
     dataset = make_dataset()
-    return report.build(evaluated, dataset, audit(dataset), judged(evaluated))
+    section = neighbours.build(*surroundings(dataset))
+    return report.build(evaluated, dataset, audit(dataset), judged(evaluated), section)
+
+
+def surroundings(dataset, places=None):
+    """Frames of 2 x 2 tiles, a store of noise about tiles 1 to 23, and what the neighbours say, in two folds."""
+    if places is None:
+        places = [(tile // 4, tile % 4 // 2, tile % 2) for tile in range(TILES)]
+    mosaic = make_mosaic(places)
+    chances = np.random.default_rng(0).dirichlet(np.ones(5), (TILES - 1, 64, 128)).astype(np.float32)
+    store = SimpleNamespace(tiles=np.arange(1, TILES), read=lambda start, stop: chances[start:stop])
+    runs = [SimpleNamespace(split=SimpleNamespace(validation=np.arange(first, TILES, 2))) for first in (1, 2)]
+    return mosaic, dataset, [store], clues_for_validation(mosaic, dataset, runs)
 
 
 class Page(HTMLParser):
@@ -177,7 +193,7 @@ def test_reliability_is_drawn_for_each_system(text):
 
 def test_without_validation_tiles_there_is_nothing_to_say(evaluated):
     dataset = make_dataset()
-    assert "No system has a validation tile." in report.build(evaluated, dataset, audit(dataset), NOTHING)
+    assert "No system has a validation tile." in report.build(evaluated, dataset, audit(dataset), NOTHING, "")
 
 
 def test_drawn_intervals_share_an_axis():
@@ -196,7 +212,7 @@ def test_only_settings_that_differ_are_shown(text):
 def test_scores_of_other_tiles_are_said_to_compare_loosely(text, evaluated):
     dataset = make_dataset()
     assert "compare only loosely" in text
-    assert "compare only loosely" not in report.build(evaluated[:1], dataset, audit(dataset), NOTHING)
+    assert "compare only loosely" not in report.build(evaluated[:1], dataset, audit(dataset), NOTHING, "")
 
 
 def test_the_report_shows_the_scores_of_the_evaluation(text, evaluated):
@@ -213,12 +229,31 @@ def test_duplicates_are_in_the_audit(text):
 def test_scores_with_views_have_a_row_where_they_were_predicted(evaluated):
     dataset, (system, plain) = make_dataset(), evaluated[0]
     better = make_evaluation(dataset, plain.tiles, 0.25).confusions
-    text = report.build([(system, dataclasses.replace(plain, with_views=better))], dataset, audit(dataset), NOTHING)
+    text = report.build([(system, dataclasses.replace(plain, with_views=better))], dataset, audit(dataset), NOTHING, "")
     row = text.split("good --tta")[1].split("</tr>")[0]
     assert f"{100 * mean_iou(better.sum(axis=0)):.2f}" in row and "Not yet predicted" not in text
     assert "Not yet predicted with test-time views: good" in report.build(
-        evaluated[:1], dataset, audit(dataset), NOTHING
+        evaluated[:1], dataset, audit(dataset), NOTHING, ""
     )
+
+
+def test_neighbours_are_told_and_drawn(text):
+    assert "24 of 24 tiles lie in 6 frames" in text and "of the validation pixels" in text
+    assert re.search(r'<img class=wide src="data:image/png;base64,[^"]{1000,}" alt="Frames put together', text)
+
+
+def test_the_picture_of_neighbours_has_the_frames_with_most_labels(tmp_path):
+    neighbours.draw(tmp_path / "a.png", *surroundings(make_dataset()))
+    image = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    # Four frames of two rows of tiles, five panels of 256 pixels each
+    assert image.shape[1] == 10 + 5 * 266 and 4 * 128 < image.shape[0] < 4 * 128 + 4 * 40 + 120
+
+
+def test_where_no_tile_has_neighbours_the_section_says_so(tmp_path):
+    alone = surroundings(make_dataset(), [(-1, -1, -1)] * TILES)
+    assert neighbours.build(*alone) == "<p>No two tiles were found to be neighbours.</p>"
+    with pytest.raises(UserError, match="--picture: no validation tile has a neighbour"):
+        neighbours.draw(tmp_path / "a.png", *alone)
 
 
 def test_a_run_without_validation_has_a_report_too(tmp_path):
@@ -226,7 +261,9 @@ def test_a_run_without_validation_has_a_report_too(tmp_path):
     run = make_run(tmp_path / "seventh" / "fold_none", Config(), tiles, dataset)
     maps = np.zeros((0, 64, 128), np.uint8)
     evaluation = Evaluation(tiles, maps, maps, np.zeros((0, 5, 5), np.int64))
-    text = report.build([(System("seventh", run.folder.parent, (run,)), evaluation)], dataset, audit(dataset), NOTHING)
+    text = report.build(
+        [(System("seventh", run.folder.parent, (run,)), evaluation)], dataset, audit(dataset), NOTHING, ""
+    )
     assert "0 of 0 validation tiles" in text and "<article" not in text and "1,234,567" in text
 
 
@@ -247,7 +284,7 @@ def test_a_report_of_many_systems_stays_below_the_limit(evaluated):
     many = [(dataclasses.replace(evaluated[0][0], name=f"s{n}"), make_evaluation(dataset, tiles, 1)) for n in range(8)]
     noise = np.random.default_rng(0).integers(0, 256, (100, 64, 128), dtype=np.uint8)
     many = [(system, dataclasses.replace(found, uncertainty=noise)) for system, found in many]
-    text = report.build(many, dataset, audit(dataset), NOTHING)
+    text = report.build(many, dataset, audit(dataset), NOTHING, "")
     assert 0.9 * report.LIMIT < len(text.encode()) < report.LIMIT == 5_000_000
 
 
