@@ -17,7 +17,8 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 demo: $(VENV)/installed
 	$(BIN)/python -m lib.terrain --out runs/demo/terrain.npz
 	$(BIN)/python train.py seventh --tiny --data runs/demo/terrain.npz --runs runs/demo --set epochs=12 --resume
-	$(BIN)/python infer.py runs/demo/seventh --tta --data runs/demo/terrain.npz --out runs/demo/masks.npz
+	$(BIN)/python -m lib.mosaic runs/demo/terrain.npz --picture runs/demo/mosaic.png
+	$(BIN)/python infer.py runs/demo/seventh --tta --neighbours labels --data runs/demo/terrain.npz --out runs/demo/masks.npz
 	$(BIN)/python submission.py runs/demo/masks.npz --out runs/demo/submission.csv
 	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz

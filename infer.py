@@ -37,6 +37,8 @@ from lib.records import Data, Origin, Scores, Validation, Views
 from lib.runs import CONFIG, VALIDATION, WEIGHTS, Run, find_runs, write_text
 from lib.task import CLASSES, HEIGHT, WIDTH
 
+SHOWN = {"informed": "with neighbours"}  # what the table calls a score that has another name in validation.json
+
 
 def main() -> None:
     """Reads the command line, scores and predicts."""
@@ -228,7 +230,7 @@ def validate(
         found["informed"] = score(stores, dataset, background, clues_for_validation(mosaic, dataset, runs))
     result = result.model_copy(update={"tiles": count, **{way: Scores(**values) for way, values in found.items()}})
     rows = [
-        [way, percent(values["mean_iou"]), *(percent(values["iou"][name]) for name in CLASSES[1:])]
+        [SHOWN.get(way, way), percent(values["mean_iou"]), *(percent(values["iou"][name]) for name in CLASSES[1:])]
         for way, values in found.items()
     ]
     console.line(f"\nvalidation on {count} tiles, each by networks that never saw it, in percent")

@@ -19,6 +19,7 @@ from lib.evaluation import systems
 from lib.files import sha256
 from lib.judge import Pooled, common_tiles, compare
 from lib.metrics import mean_iou
+from lib.neighbours import EXPONENT, clues_for_test, informed
 from lib.predict import PLAIN, labels
 from lib.probabilities import ValidationTiles, ensure
 from lib.records import Origin
@@ -282,6 +283,32 @@ def test_masks_by_a_decision(dataset, tmp_path, monkeypatch, capsys):
     infer_masks(monkeypatch, tmp_path, "good", "fair", "bad")
     with np.load(tmp_path / "masks.npz") as found:
         assert Origin.from_json(str(found["made_by"]), "masks.npz", "").decision is None
+
+
+def test_masks_by_a_decision_with_neighbours(dataset, tmp_path, monkeypatch):
+    """By the exponent that was tuned; neighbours need not be asked for, and cannot be left out."""
+    places = [(tile // 2, 0, tile % 2) for tile in range(60)] + [(tile, 0, 2) for tile in range(12)]
+    mosaic = make_mosaic(places)
+    found_once(monkeypatch, mosaic)
+    make_system(tmp_path / "first", dataset)
+    call(monkeypatch, tmp_path, "first", "--neighbours", "labels", "--decide")
+    path = tmp_path / "first" / DECISION
+    decision = Decision.read(path, "")
+    rule = decision.rule.model_copy(update={"exponent": 2.5})
+    decision = decision.model_copy(update={"rule": rule})
+    path.write_text(decision.to_json())
+    infer_masks(monkeypatch, tmp_path, "first", "--decision", "tuned")
+    stores = ensure(
+        find_runs(["first"], tmp_path), probabilities.TestTiles.of(str(tmp_path / "tiles.npz")), PLAIN, QUIET
+    )
+    together = sum(store.read(0, 12) for store in stores) / 3
+    hints = clues_for_test(mosaic, dataset).log_likelihood(60 + np.arange(12))
+    with np.load(tmp_path / "masks.npz") as found:
+        assert (found["masks"] == decide(informed(together, hints, 2.5), rule)).mean() > 0.9999
+        assert (found["masks"] != decide(informed(together, hints, EXPONENT), rule)).mean() > 0.001
+        assert Origin.from_json(str(found["made_by"]), "masks.npz", "").neighbours == "labels"
+    with pytest.raises(UserError, match="--neighbours off: the decision was tuned with --neighbours labels"):
+        infer_masks(monkeypatch, tmp_path, "first", "--decision", "tuned", "--neighbours", "off")
 
 
 def infer_masks(monkeypatch, tmp_path, *arguments):
