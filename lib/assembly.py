@@ -11,7 +11,7 @@ import numpy as np
 from lib.seams import Seams
 
 SURE = 7.0  # log-odds of a merge before the size of frames is known: one wrong in a thousand
-LIKELY = 1.0  # log-odds of a merge in frames of known size: one wrong in twenty, of the last ones
+LIKELY = 1.0  # log-odds of a merge in frames of known size: of the last ones one in four is wrong
 WORTH_TRYING = -4.0  # log-odds of a seam by which a merge is tried; other seams may speak for it
 FRAMES = ((4, 2), (8, 4), (16, 8))  # rows and columns of tiles: cameras of 256, 512 and 1024 pixels
 FITTING = 0.9  # share of the tiles with neighbours that fit into the chosen size: a false merge exceeds it
