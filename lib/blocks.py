@@ -1,4 +1,4 @@
-"""The report's building blocks as Keras layers: convolution block, dual attention, spatial pyramid, transformers.
+"""Building blocks as Keras layers: convolution, residual block, dual attention, spatial pyramid, transformers.
 
 All maps are (batch, height, width, channels) in the layer's compute dtype. The layers run on any Keras backend and
 know nothing of the map's size, so a model takes tiles of any size its pooling divides.
@@ -62,6 +62,84 @@ class ConvBlock(_Block):
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self._arguments["filters"])
+
+
+@keras.saving.register_keras_serializable("mars")
+class ResidualBlock(_Block):
+    """A ConvBlock without the last ReLU, recalibrated by squeeze and excitation, plus the input, ReLU.
+
+    He et al. 2016, figure 2, with Hu et al. 2018, figure 3: global average pool, 1x1 to an eighth of the filters, ReLU,
+    1x1, sigmoid, multiply. The input passes a 1x1 convolution where it has another number of channels.
+    (B, H, W, C) -> (B, H, W, filters). `dropout` acts between the two convolutions, on whole maps.
+    """
+
+    REDUCTION = 8
+
+    def __init__(self, filters: int, dropout: float = 0.0, **base):
+        super().__init__(filters=filters, dropout=dropout, **base)
+        policy = self.dtype_policy
+
+        def convolution(size, name):
+            return layers.Conv2D(
+                filters, size, padding="same", use_bias=False, kernel_initializer="he_normal", dtype=policy, name=name
+            )
+
+        def norm(name):
+            return layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, dtype=policy, name=name)
+
+        self.first, self.first_norm = convolution(3, "first"), norm("first_norm")
+        self.drop = layers.SpatialDropout2D(dropout, dtype=policy, name="drop")
+        self.second, self.second_norm = convolution(3, "second"), norm("second_norm")
+        self.squeeze = layers.Conv2D(
+            max(1, filters // self.REDUCTION), 1, activation="relu", dtype=policy, name="squeeze"
+        )
+        self.excite = layers.Conv2D(filters, 1, activation="sigmoid", dtype=policy, name="excite")
+        self.shortcut = convolution(1, "shortcut")
+        self.projects = False
+
+    def build(self, shape):
+        filters = self._arguments["filters"]
+        inside, pooled = (*shape[:-1], filters), (shape[0], 1, 1, filters)
+        self.projects = shape[-1] != filters
+        for layer, its_shape in (
+            (self.first, shape), (self.first_norm, inside), (self.second, inside), (self.second_norm, inside),
+            (self.squeeze, pooled), (self.excite, (shape[0], 1, 1, self.squeeze.filters)),
+        ):  # fmt: skip
+            layer.build(its_shape)
+        if self.projects:
+            self.shortcut.build(shape)
+
+    def call(self, x, training=None):
+        features = ops.relu(self.first_norm(self.first(x), training=training))
+        features = self.second_norm(self.second(self.drop(features, training=training)), training=training)
+        features = features * self.excite(self.squeeze(ops.mean(features, axis=(1, 2), keepdims=True)))
+        return ops.relu(features + (self.shortcut(x) if self.projects else x))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self._arguments["filters"])
+
+
+@keras.saving.register_keras_serializable("mars")
+class Fold(_Block):
+    """Folds squares of `size` x `size` pixels into channels: (B, H, W, C) -> (B, H/size, W/size, C * size^2).
+
+    Nothing is lost, and what follows costs a fraction (pixel unshuffle of Shi et al. 2016).
+    """
+
+    def __init__(self, size: int = 2, **base):
+        super().__init__(size=size, **base)
+
+    def call(self, x):
+        size, (batch, height, width, channels) = self._arguments["size"], ops.shape(x)
+        x = ops.reshape(x, (batch, height // size, size, width // size, size, channels))
+        return ops.reshape(
+            ops.transpose(x, (0, 1, 3, 2, 4, 5)), (batch, height // size, width // size, channels * size * size)
+        )
+
+    def compute_output_shape(self, shape):
+        size = self._arguments["size"]
+        height, width = (side and side // size for side in shape[1:3])
+        return (shape[0], height, width, shape[3] * size * size)
 
 
 @keras.saving.register_keras_serializable("mars")

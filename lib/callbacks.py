@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import keras
 import numpy as np
@@ -22,6 +24,9 @@ SCORE = "mean_iou"
 _COLUMNS = {name: "iou_" + name.replace(" ", "_") for name in CLASSES[1:]}
 
 
+Kept = Callable[[], AbstractContextManager]
+
+
 class Validation(keras.callbacks.Callback):
     """Adds the competition's score on the validation fold to the logs: `mean_iou`, `iou_soil`, ..., all float.
 
@@ -29,10 +34,14 @@ class Validation(keras.callbacks.Callback):
         network: the model that is trained.
         images, masks: (N, H, W) uint8, the untouched validation fold.
         background: whether the prediction may answer background.
+        kept: gives a context in which the network has the weights that are to be scored; by default those it has.
     """
 
-    def __init__(self, network: keras.Model, images: np.ndarray, masks: np.ndarray, background: bool):
+    def __init__(
+        self, network: keras.Model, images: np.ndarray, masks: np.ndarray, background: bool, kept: Kept = nullcontext
+    ):
         super().__init__()
+        self._kept = kept
         self.images, self.masks, self.background = images, masks, background
         self._probabilities = probability_model(network)
 
@@ -46,11 +55,19 @@ class Validation(keras.callbacks.Callback):
         return scores(confusion)
 
     def on_epoch_end(self, epoch, logs):
-        result = self.scores()
+        with self._kept():
+            result = self.scores()
         logs[SCORE] = result["mean_iou"]
         for name, column in _COLUMNS.items():
             value = result["iou"][name]
             logs[column] = float("nan") if value is None else value
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Adds `learning_rate`, the last step's, to the logs where no other callback does."""
+
+    def on_epoch_end(self, epoch, logs):
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 
 class Progress(keras.callbacks.Callback):
@@ -144,12 +161,14 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         run: whose folder is written.
         counters: callbacks by name whose counters belong to the state.
+        kept: gives a context in which the model has the weights that are to be kept; by default those it has.
     """
 
     ATTRIBUTES = ("best", "wait", "cooldown_counter", "stopped_epoch", "best_epoch")
 
-    def __init__(self, run: Run, counters: dict[str, keras.callbacks.Callback]):
+    def __init__(self, run: Run, counters: dict[str, keras.callbacks.Callback], kept: Kept = nullcontext):
         super().__init__()
+        self._kept = kept
         self.run, self.folder, self.counters = run, run.folder, counters
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
@@ -201,12 +220,17 @@ class Checkpoint(keras.callbacks.Callback):
         self.history.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
         if previous is None or logs[SCORE] > previous:
             self.best_epoch = epoch
-            weights.save(self.folder / runs.WEIGHTS, self.model)
+            with self._kept():
+                weights.save(self.folder / runs.WEIGHTS, self.model)
         started = time.perf_counter()
-        if started - self._written >= 10 * self._cost or self.model.stop_training:
+        if started - self._written >= 10 * self._cost or self._is_last(epoch):
             self.save()
             self._written = time.perf_counter()
             self._cost = self._written - started
+
+    def _is_last(self, epoch: int) -> bool:
+        """Whether training ends here: what Keras does to averaged weights afterwards must not be in the state."""
+        return self.model.stop_training or epoch + 1 == self.run.config.epochs
 
     def save(self) -> None:
         """Writes state and history now, unless this epoch's are written already."""

@@ -44,6 +44,9 @@ class Config(Record):
     experiment: Name = Field("seventh", description="name of the experiment, and of its folder under runs/")
 
     # Model
+    architecture: Literal["unet", "compact"] = Field(
+        "unet", description="the report's nested U-Nets, or one small residual network on tiles folded 2 x 2"
+    )
     width: int = Field(32, ge=1, le=1024, description="filters at full resolution; doubled at each level down")
     depth: int = Field(4, ge=1, le=8, description="poolings in each U-Net; the tile must divide by 2^depth")
     nesting: int = Field(
@@ -111,6 +114,14 @@ class Config(Record):
     batch_size: int = Field(32, ge=1, le=10_000, description="tiles per step")
     learning_rate: float = Field(1e-3, ge=0, le=10, description="Adam's initial step size")
     weight_decay: float = Field(4e-3, ge=0, le=10, description="decoupled weight decay (AdamW)")
+    schedule: Literal["plateau", "cosine"] = Field(
+        "plateau",
+        description="lower the learning rate when the score stalls and stop early, or let it rise for the first "
+        "twentieth and then fall to zero, by a cosine over all epochs",
+    )
+    average: float = Field(
+        0.0, ge=0, lt=1, description="momentum of averaged weights, which are validated and kept; 0: the last ones"
+    )
     plateau_patience: Epochs = Field(15, description="epochs without a better score before the learning rate falls")
     plateau_factor: float = Field(0.1, ge=0.001, le=0.999, description="what the learning rate is multiplied by then")
     patience: Epochs = Field(30, description="epochs without a better score before training stops")
@@ -138,6 +149,8 @@ class Config(Record):
     def _fields_fit_together(self) -> Self:
         if HEIGHT % 2**self.depth or WIDTH % 2**self.depth:
             raise ValueError(f"depth={self.depth}: a tile of {HEIGHT}x{WIDTH} does not divide by {2**self.depth}")
+        if self.architecture == "compact" and (self.nesting > 1 or self.transformer != "none"):
+            raise ValueError("architecture=compact: one network without transformers; nesting=1 transformer=none")
         if not any((self.cross_entropy, self.dice, self.focal)):
             raise ValueError("cross_entropy, dice, focal: all weights are 0, but one must be positive")
         if self.class_weights == "given" and len(self.given_weights) != len(CLASSES):

@@ -1,4 +1,4 @@
-"""Config -> keras.Model: one to three nested U-Nets (report, section 3.2)."""
+"""Config -> keras.Model: one to three nested U-Nets (report, section 3.2), or a compact residual network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from lib import blocks
 from lib.config import Config
 from lib.console import UserError
 from lib.task import CLASSES, GREY_MEAN, GREY_SPREAD, HEIGHT, WIDTH
+
+RESIDUAL_WIDTHS = (1, 2, 4, 6)  # filters of the compact network's levels, as multiples of `width`; deeper: the last
+RAW_FILTERS = 8  # of the raw tile, for the compact network's last step
 
 
 def build_model(config: Config, height: int | None = HEIGHT, width: int | None = WIDTH) -> keras.Model:
@@ -30,11 +33,48 @@ def build_model(config: Config, height: int | None = HEIGHT, width: int | None =
     features = layers.Rescaling(1 / GREY_SPREAD, offset=-GREY_MEAN / GREY_SPREAD, dtype=policy, name="scaling")(
         tiles[..., None]
     )
+    features = ARCHITECTURES[config.architecture](features, config, policy)
+    logits = layers.Conv2D(len(CLASSES), 1, dtype="float32", name="logits")(features)
+    return keras.Model(tiles, logits, name=config.experiment)
+
+
+def _compact(features, config: Config, policy):
+    """One small encoder and decoder of residual blocks, whose finest map has half the tile's resolution.
+
+    The filters are `width` times RESIDUAL_WIDTHS from the finest map on; at the coarsest one attention and spatial
+    pyramid follow. The last step, back to full resolution, sees the raw tile again.
+    """
+    raw = layers.Conv2D(RAW_FILTERS, 3, padding="same", activation="relu", dtype=policy, name="raw")(features)
+    widths = [config.width * RESIDUAL_WIDTHS[min(level, len(RESIDUAL_WIDTHS) - 1)] for level in range(config.depth)]
+    features = blocks.Fold(2, dtype=policy, name="fold")(features)
+    skips = []
+    for level, filters in enumerate(widths):
+        if level:
+            features = layers.MaxPooling2D(dtype=policy, name=f"pool_{level}")(features)
+        dropout = config.dropout if level == config.depth - 1 else 0.0
+        features = blocks.ResidualBlock(filters, dropout, dtype=policy, name=f"down_{level}")(features)
+        skips.append(features)
+    if config.attention != "none":
+        features = blocks.DualAttention(config.attention, name="attention", dtype=policy)(features)
+    if config.dspp_rates:
+        features = blocks.SpatialPyramid(widths[-1], config.dspp_rates, name="pyramid", dtype=policy)(features)
+    for level in reversed(range(config.depth - 1)):
+        features = layers.UpSampling2D(interpolation="bilinear", dtype=policy, name=f"upsample_{level}")(features)
+        features = layers.Concatenate(dtype=policy, name=f"concat_{level}")([features, skips[level]])
+        features = blocks.ResidualBlock(widths[level], dtype=policy, name=f"up_{level}")(features)
+    features = layers.UpSampling2D(interpolation="bilinear", dtype=policy, name="unfold")(features)
+    features = layers.Concatenate(dtype=policy, name="concat_raw")([features, raw])
+    return layers.Conv2D(config.width // 2 or 1, 3, padding="same", activation="relu", dtype=policy, name="last")(
+        features
+    )
+
+
+def _nested(features, config: Config, policy):
+    """The report's U-Nets, each of which reads the features and skips of the one before."""
     earlier_skips: list = [None] * config.depth
     for number in range(1, config.nesting + 1):
         features, earlier_skips = _unet(features, earlier_skips, config, number, policy)
-    logits = layers.Conv2D(len(CLASSES), 1, dtype="float32", name="logits")(features)
-    return keras.Model(tiles, logits, name=config.experiment)
+    return features
 
 
 def _unet(features, earlier_skips, config: Config, number: int, policy):
@@ -77,3 +117,7 @@ def _bottleneck(features, config: Config, last: bool, named, policy):
         filters = config.width << (config.depth - 1)
         features = blocks.SpatialPyramid(filters, config.dspp_rates, name=named("pyramid"), dtype=policy)(features)
     return features
+
+
+ARCHITECTURES = {"unet": _nested, "compact": _compact}
+"""From scaled tiles (B, H, W, 1), the config and a dtype policy to features at full resolution, by its name."""

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from lib import callbacks, runs
 from lib.augment import Augmenter, epoch_tiles
+from lib.averaging import Average
 from lib.config import Config
 from lib.console import Console
 from lib.files import sha256
@@ -25,6 +27,7 @@ from lib.records import Environment, Metrics
 from lib.runs import Run
 
 AHEAD = 8  # batches that are augmented while the device trains
+WARMUP = 0.05  # share of a cosine schedule in which the learning rate rises
 THREADS = 2  # more only fight with TensorFlow's own on a small machine; numpy releases the lock in part
 
 
@@ -93,12 +96,28 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         pass  # Keras's own takes one learning rate for all; update_step does it
 
 
-def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...]) -> None:
+def learning_rate(config: Config, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The config's learning rate, or what it is at each step of epochs with so many `steps`.
+
+    `cosine`: a linear rise, then half a cosine down to zero with the last step (Loshchilov & Hutter 2017, without
+    restarts).
+    """
+    if config.schedule == "plateau":
+        return config.learning_rate
+    rising = max(1, round(WARMUP * steps * config.epochs))
+    falling = max(1, steps * config.epochs - rising)
+    return keras.optimizers.schedules.CosineDecay(0.0, falling, warmup_target=config.learning_rate, warmup_steps=rising)
+
+
+def compile_model(model: keras.Model, config: Config, weights: tuple[float, ...], steps: int = 1) -> None:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019) and the config's loss with its class weights.
 
-    Biases and normalisation weights are not decayed. With float16 the loss is scaled dynamically.
+    Biases and normalisation weights are not decayed. With float16 the loss is scaled dynamically. `steps`: of an epoch,
+    for schedule=cosine.
     """
-    settings = dict(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    settings: dict[str, Any] = dict(learning_rate=learning_rate(config, steps), weight_decay=config.weight_decay)
+    if config.average:
+        settings |= dict(use_ema=True, ema_momentum=config.average)
     if config.transformer_rate == 1.0:
         optimizer = keras.optimizers.AdamW(**settings)
     else:
@@ -136,7 +155,8 @@ def train_fold(
     images, masks = dataset.images[split.train], dataset.masks[split.train]
     batches = Batches(images, masks, config)
     model = build_model(config, *images.shape[1:])
-    compile_model(model, config, class_weights(config, masks))
+    compile_model(model, config, class_weights(config, masks), batches.steps)
+    kept = Average(model, images).applied if config.average else nullcontext
     console.facts(
         fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
         f"{len(split.validation)} to validate on",
@@ -149,18 +169,20 @@ def train_fold(
     # Without a validation fold only the training loss can steer the schedule, and nothing can stop it early.
     validated = len(split.validation) > 0
     monitor, mode = (callbacks.SCORE, "max") if validated else ("loss", "min")
-    plateau = keras.callbacks.ReduceLROnPlateau(
-        monitor, config.plateau_factor, config.plateau_patience, mode=mode, min_delta=0.0
-    )
-    counters: dict[str, keras.callbacks.Callback] = {"plateau": plateau}
+    counters: dict[str, keras.callbacks.Callback] = {}
+    if config.schedule == "plateau":
+        counters["plateau"] = keras.callbacks.ReduceLROnPlateau(
+            monitor, config.plateau_factor, config.plateau_patience, mode=mode, min_delta=0.0
+        )
+        if validated:
+            counters["stopping"] = keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode=mode)
     validation = None
     if validated:
-        counters["stopping"] = keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode=mode)
         tiles = dataset.images[split.validation], dataset.masks[split.validation]
-        validation = callbacks.Validation(model, *tiles, config.predict_background)
-    checkpoint = callbacks.Checkpoint(run, counters)
+        validation = callbacks.Validation(model, *tiles, config.predict_background, kept)
+    checkpoint = callbacks.Checkpoint(run, counters, kept)
     chain = [progress, callbacks.Finite(run), *([validation] if validation else []), callbacks.Report(progress)]
-    chain += [*counters.values(), *extra, checkpoint]
+    chain += [*(counters.values() or [callbacks.LearningRate()]), *extra, checkpoint]
 
     scored: dict[str, Any] = {}
     if validation:

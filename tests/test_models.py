@@ -23,6 +23,7 @@ BLOCKS = {
     "dual": (lambda: blocks.DualAttention("dual"), 16),
     "channel": (lambda: blocks.DualAttention("channel"), 16),
     "spatial": (lambda: blocks.DualAttention("spatial"), 16),
+    "residual": (lambda: blocks.ResidualBlock(6, 0.2), 6),
     "pyramid": (lambda: blocks.SpatialPyramid(6, (1, 2)), 6),
     "encoder": (lambda: blocks.TransformerEncoder(0.2), 16),
 }
@@ -327,3 +328,73 @@ def test_every_weight_is_trained(changes):
         model.trainable_weights, tape.gradient(total, [v.value for v in model.trainable_weights])
     ):
         assert gradient is not None and np.abs(gradient).max() > 0, variable.path
+
+
+def test_folding_moves_pixels_into_channels():
+    """Each 2 x 2 square becomes one pixel, row by row; nothing is lost."""
+    grid = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    folded = np.asarray(blocks.Fold(2)(grid))
+    assert folded.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(folded[1, 1, 2], grid[1, 2:, 4:].reshape(-1))
+
+
+def test_a_residual_block_adds_to_its_input():
+    """With nothing from its convolutions it passes on what it got, ReLU apart; with them their part is recalibrated."""
+    block = blocks.ResidualBlock(16)
+    answer = np.asarray(block(MAP))
+    block.second_norm.gamma.assign(np.zeros(16))
+    np.testing.assert_allclose(np.asarray(block(MAP)), np.maximum(MAP, 0), atol=1e-6)
+    assert not np.allclose(answer, np.maximum(MAP, 0), atol=0.01)
+    block.second_norm.gamma.assign(np.ones(16))
+    block.excite.bias.assign(np.full(16, -50.0))  # nothing is let through
+    np.testing.assert_allclose(np.asarray(block(MAP)), np.maximum(MAP, 0), atol=1e-6)
+
+
+def test_squeeze_and_excitation_sees_the_whole_map():
+    block = blocks.ResidualBlock(16)
+    answer = np.asarray(block(MAP))
+    far = MAP.copy()
+    far[:, -1, -1] += 5
+    assert not np.allclose(np.asarray(block(far))[:, 0, 0], answer[:, 0, 0], atol=1e-6)
+
+
+def compact(**changes):
+    return make_config("compact").replace(**{**dict(width=4, depth=3), **changes})
+
+
+def test_the_compact_network_in_numbers():
+    assert build_model(make_config("compact", tiny=True)).count_params() == 2_921_221
+    model = build_model(compact())
+    assert [model.get_layer(f"down_{level}").output.shape[1:] for level in range(3)] == [
+        (32, 64, 4), (16, 32, 8), (8, 16, 16)
+    ]  # fmt: skip
+    with pytest.raises(ValueError):
+        build_model(compact(attention="none")).get_layer("attention")
+    assert build_model(compact(attention="dual")).get_layer("attention")
+
+
+def test_every_weight_of_the_compact_network_is_trained():
+    import tensorflow as tf
+
+    model = build_model(compact(width=8, attention="dual"), 16, 32)
+    tile = rng.integers(0, 256, (2, 16, 32)).astype(np.uint8)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(model(tile, training=True) * rng.normal(size=(2, 16, 32, 5)))
+    gradients = tape.gradient(total, [variable.value for variable in model.trainable_weights])
+    for variable, gradient in zip(model.trainable_weights, gradients):
+        assert gradient is not None and np.abs(gradient).max() > 0, variable.path
+
+
+def test_the_compact_network_s_last_step_sees_single_pixels_of_the_tile():
+    """Where the folded maps cannot tell pixels of a square apart, the raw tile's filters do."""
+    model = build_model(compact(), 16, 32)
+    tile = rng.integers(0, 256, (1, 16, 32)).astype(np.uint8)
+    answer = np.asarray(model(tile))
+    model.get_layer("raw").kernel.assign(np.zeros((3, 3, 1, 8)))
+    assert not np.allclose(np.asarray(model(tile)), answer, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [dict(nesting=2), dict(transformer="bottleneck")])
+def test_a_compact_network_is_one_network_without_transformers(changes):
+    with pytest.raises(UserError, match="architecture=compact: one network without transformers"):
+        compact(**changes)

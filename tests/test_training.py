@@ -473,3 +473,99 @@ def test_rate_decay_and_loss_come_from_the_config():
     assert settings["dice"] == 0.5 and not settings["ignore_background"] and settings["class_weights"][4] == 5
     names = [variable.name for variable in model.trainable_variables if model.optimizer._use_weight_decay(variable)]
     assert set(names) == {"kernel"}
+
+
+# Schedules and averaged weights
+
+AVERAGED = dict(schedule="cosine", average=0.9, learning_rate=0.02)
+
+
+def test_the_cosine_rises_and_falls_to_zero():
+    from lib.training import WARMUP, learning_rate
+
+    schedule = learning_rate(tiny_config(schedule="cosine", epochs=10, learning_rate=0.5), steps=40)
+    rates = np.array([float(schedule(step)) for step in range(401)])
+    top = round(400 * WARMUP)
+    assert rates[0] == 0 and rates[top] == pytest.approx(0.5) and rates[400] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(np.diff(rates[: top + 1]), 0.5 / top, rtol=1e-3)
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates[top + (400 - top) // 2] == pytest.approx(0.25)
+    assert learning_rate(tiny_config(learning_rate=0.5), steps=40) == 0.5
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged") / "fold_0"
+    train(folder, tiny_config(**AVERAGED))
+    return folder
+
+
+def test_a_cosine_run_goes_on_weight_for_weight(averaged, tmp_path):
+    import keras
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "fold_0"
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tiny_config(**AVERAGED), extra=(Interrupt(),))
+    train(folder, tiny_config(**AVERAGED), resume=True)
+    assert_same_run(averaged, folder)
+
+
+def test_the_learning_rate_of_a_cosine_is_told_and_nothing_stops_it(averaged):
+    rates = [row["learning_rate"] for row in runs.Run.open(averaged).history()]
+    assert len(rates) == 4 and rates[-1] < 1e-4 and max(rates) <= 0.02
+    assert rates[0] > rates[1] > rates[2] > rates[3]
+
+
+def test_what_is_kept_is_the_average_and_training_goes_on_from_the_last_weights(tmp_path):
+    import keras
+
+    from lib.training import compile_model
+
+    folder = tmp_path / "fold_0"
+    train(folder, tiny_config(**AVERAGED, epochs=1))
+    run = runs.Run.open(folder)
+    model = run.build_model()
+    run.weights(model)
+    kept = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    values = list(state_of(folder)[1].values())
+    compile_model(model, run.config, (1.0,) * 5)
+    optimizer = [variable.path for variable in model.optimizer.variables]
+    first = optimizer.index(model.optimizer._model_variables_moving_average[0].path) + len(model.variables)
+    place = {id(variable): number for number, variable in enumerate(model.variables)}
+    places = [place[id(variable)] for variable in model.trainable_variables]
+    for average, number in zip(values[first:], places):
+        np.testing.assert_allclose(kept[number], average, rtol=1e-6)
+    assert any(not np.allclose(kept[number], values[number]) for number in places)
+
+
+def test_within_the_block_the_weights_are_averaged_and_afterwards_as_they_were():
+    import keras
+
+    from lib.averaging import Average
+    from lib.models import build_model
+    from lib.training import compile_model
+
+    config = tiny_config(average=0.5, weight_decay=0.0, dropout=0.0)
+    data, model = tiny_data(), build_model(config)
+    compile_model(model, config, (1.0,) * 5)
+    steps = []
+    for start in (0, 8, 16):
+        model.train_on_batch(data.images[start : start + 8], data.masks[start : start + 8])
+        steps.append([keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables])
+    before = model.get_weights()
+    expected = [0.25 * first + 0.25 * second + 0.5 * third for first, second, third in zip(*steps)]
+    with Average(model, data.images).applied():
+        for variable, value in zip(model.trainable_variables, expected):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, atol=1e-6)
+        norm = next(layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
+        first = model.get_layer("unet1_down_0").steps[0]  # what the first normalisation sees, all tiles at once
+        seen = keras.ops.convert_to_numpy(first(model.get_layer("scaling")(data.images[..., None].astype("float32"))))
+        np.testing.assert_allclose(norm.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-4)
+        np.testing.assert_allclose(norm.moving_variance, seen.var(axis=(0, 1, 2)), rtol=1e-3)
+    for one, other in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(one, other)
