@@ -9,6 +9,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Two tests at a time on two cores: more threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A suite that was started in the background ignores Ctrl-C, and so would the scripts that it interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
