@@ -183,6 +183,7 @@ def test_systems_are_judged_with_and_without_neighbours(dataset, tmp_path, monke
     call(monkeypatch, tmp_path, "first", "--neighbours", "labels", "--decide")
     decision = Decision.read(tmp_path / "first" / DECISION, "")
     assert decision.neighbours == "labels" and decision.rule.exponent > 0
+    assert decision.members[0].name == "first with neighbours"
     text = capsys.readouterr().out
     assert f"with the exponent {decision.rule.exponent}" in text
     assert " --neighbours labels --data" in text.split("next:")[1]

@@ -85,6 +85,15 @@ def test_likelihoods_are_counted_by_distance():
     assert np.exp(table[7, SOIL - 1, BEDROCK - 1]) == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_tile_is_no_neighbour_of_itself():
+    """Where neighbours always differ, the nearest label is always wrong."""
+    masks = np.repeat(whole(SOIL), 40, axis=0)
+    masks[1::2] = SAND
+    places = [(tile // 2, 0, tile % 2) for tile in range(40)] + [(20, 0, 0)]
+    table = clues_for_test(make_mosaic(places), dataset(masks, test=1)).tables[0][1:].reshape(-1, 4, 4)
+    assert np.exp(table[0, SOIL - 1, SOIL - 1]) < 0.01 and np.exp(table[0, SAND - 1, SOIL - 1]) > 0.99
+
+
 def test_validation_tiles_see_no_label_of_their_fold():
     """Three tiles in a row, in three folds: the middle one sees both others; the left one, next to it, the middle."""
     masks = whole(SOIL, BEDROCK, SAND)
