@@ -242,7 +242,7 @@ def test_neighbours_are_told_and_drawn(text):
     assert re.search(r'<img class=wide src="data:image/png;base64,[^"]{1000,}" alt="Frames put together', text)
 
 
-def test_the_picture_of_neighbours_has_the_frames_with_most_labels(tmp_path):
+def test_the_picture_of_neighbours_has_the_frames_with_most_validation_tiles(tmp_path):
     neighbours.draw(tmp_path / "a.png", *surroundings(make_dataset()))
     image = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     # Four frames of two rows of tiles, five panels of 256 pixels each

@@ -19,7 +19,7 @@ from lib.predict import labels
 from lib.probabilities import Stored, mean
 from lib.task import HEIGHT, WIDTH
 
-SHOWN = 4  # frames: those with most labels
+SHOWN = 4  # frames: those with most validation tiles
 
 
 def build(mosaic: Mosaic, dataset: Dataset, stores: Sequence[Stored], clues: Clues) -> str:
@@ -52,7 +52,7 @@ def build(mosaic: Mosaic, dataset: Dataset, stores: Sequence[Stored], clues: Clu
 def draw(
     target: str | os.PathLike | io.BytesIO, mosaic: Mosaic, dataset: Dataset, stores: Sequence[Stored], clues: Clues
 ) -> None:
-    """Writes a PNG of the frames with most labels: tiles, labels, out-of-fold predictions without and with neighbours.
+    """Writes a PNG of the frames with most validation tiles: tiles, labels, out-of-fold predictions without and with neighbours.
 
     Arguments as `build`. Raises UserError where no frame has a validation tile.
     """
@@ -75,7 +75,7 @@ def draw(
         )
         right = [100 * (answer == truth)[(truth > 0) & (answer > 0)].mean() for answer in (without, with_)]
         title = (
-            f"frame {mosaic.places[frame[0], 0]}, {len(known)} of {len(frame)} tiles with labels: "
+            f"frame {mosaic.places[frame[0], 0]}, {len(known)} of {len(frame)} tiles validated: "
             f"{right[0]:.1f} % of the labelled pixels right without, {right[1]:.1f} % with"
         )
         errors = figures.colour_errors(np.where(with_ > 0, truth, 0), with_)
