@@ -52,7 +52,7 @@ def build(mosaic: Mosaic, dataset: Dataset, stores: Sequence[Stored], clues: Clu
 def draw(
     target: str | os.PathLike | io.BytesIO, mosaic: Mosaic, dataset: Dataset, stores: Sequence[Stored], clues: Clues
 ) -> None:
-    """Writes a PNG of the frames with most validation tiles: tiles, labels, out-of-fold predictions without and with neighbours.
+    """Writes a PNG of the frames with most validation tiles: tiles, labels, predictions without and with neighbours.
 
     Arguments as `build`. Raises UserError where no frame has a validation tile.
     """
