@@ -29,7 +29,7 @@ from lib.decision import Decision, decide, find_decision
 from lib.files import replacing, sha256
 from lib.frames import Mosaic, mosaic_beside
 from lib.metrics import confusion_matrix, percent, scores
-from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, clues_for_test, clues_for_validation, informed
+from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, clues_for_test, clues_for_validation
 from lib.npz import write_array
 from lib.predict import PLAIN, labels, parse_views
 from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
@@ -141,11 +141,7 @@ def choose_background(runs: Sequence[Run], asked: bool | None, decision: Decisio
         return False
     if asked is not None:
         return asked
-    values = {run.config.predict_background: run for run in runs}
-    if len(values) > 1:
-        told = ", ".join(f"{run.folder} has predict_background={value}" for value, run in values.items())
-        raise UserError(f"{told}; say --allow-background or --no-allow-background")
-    return next(iter(values))
+    return agreed(runs, "predict_background", "--allow-background or --no-allow-background")
 
 
 def choose_neighbours(runs: Sequence[Run], asked: Neighbours | None, decision: Decision | None) -> Neighbours:
@@ -156,12 +152,15 @@ def choose_neighbours(runs: Sequence[Run], asked: Neighbours | None, decision: D
                 f"--neighbours {asked}: the decision was tuned with --neighbours {decision.neighbours}; leave it out"
             )
         return decision.neighbours
-    if asked:
-        return asked
-    values = {run.config.neighbours: run for run in runs}
+    return asked or agreed(runs, "neighbours", "--neighbours")
+
+
+def agreed(runs: Sequence[Run], field: str, options: str):
+    """The value of a config field that all runs share. Raises UserError, naming `options`, where they differ."""
+    values = {getattr(run.config, field): run for run in runs}
     if len(values) > 1:
-        told = ", ".join(f"{run.folder} has neighbours={value}" for value, run in values.items())
-        raise UserError(f"{told}; say --neighbours")
+        told = ", ".join(f"{run.folder} has {field}={value}" for value, run in values.items())
+        raise UserError(f"{told}; say {options}")
     return next(iter(values))
 
 
@@ -197,7 +196,7 @@ def masks(
     exponent = decision.rule.exponent if decision else EXPONENT
     for tiles, probabilities in mean(stores, weights=shares):
         if clues:
-            probabilities = informed(probabilities, clues.log_likelihood(clues.tiles[tiles]), exponent)
+            probabilities = clues.heeded(clues.tiles[tiles], probabilities, exponent)
         yield decide(probabilities, decision.rule) if decision else labels(probabilities, background)
 
 
@@ -254,7 +253,7 @@ def score(stores: Sequence[Stored], dataset: data.Dataset, background: bool, clu
     confusion = np.zeros((len(CLASSES),) * 2, np.int64)
     for tiles, probabilities in mean(stores):
         if clues:
-            probabilities = informed(probabilities, clues.log_likelihood(tiles), EXPONENT)
+            probabilities = clues.heeded(tiles, probabilities)
         confusion += confusion_matrix(dataset.masks[tiles], labels(probabilities, background))
     return dict(scores(confusion))
 

@@ -44,12 +44,11 @@ def assemble(count: int, across: Seams, down: Seams) -> Assembly:
     First only what is sure, without bounds; what has grown then tells the size of the frames, within which less sure
     seams are followed, too.
     """
-    sure = _Puzzle(count, across, down, None)
-    sure.grow(SURE)
-    frame = sure.frame_size()
-    puzzle = _Puzzle(count, across, down, frame)
+    puzzle = _Puzzle(count, across, down, None)
     puzzle.grow(SURE)
-    if frame:
+    if frame := puzzle.frame_size():
+        puzzle = _Puzzle(count, across, down, frame)
+        puzzle.grow(SURE)
         puzzle.grow(LIKELY)
     return puzzle.result()
 

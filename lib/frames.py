@@ -10,7 +10,7 @@ The tiles of a data file are a grid over larger frames, shuffled into training a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +106,7 @@ def find_mosaic(dataset: Dataset, console: Console) -> Mosaic:
         confidence=found.confidence,
         fits=found.fits,
         groups=np.unique(groups, return_inverse=True)[1].astype(np.int32),
-        key=_key(dataset),
+        key=_key(dataset.digest, [dataset.test]),
     )
 
 
@@ -120,22 +120,25 @@ def mosaic_beside(folder: Path, dataset: Dataset, path: str | None, console: Con
 
     What lies there and is damaged is made again; a folder that cannot be written gets none.
     """
-    dataset = replace(dataset, test=np.concatenate([dataset.images[:0], *data.read_test(path)[1]]))
-    key = _key(dataset)
+    key = _key(dataset.digest, data.read_test(path)[1])
     kept = folder / f"mosaic_{key[:8]}.npz"
     with suppress(OSError, UserError):
         found = Mosaic.read(kept)
         if found.key == key:
             return found
-    found = find_mosaic(dataset, console)
+    test = np.concatenate([dataset.images[:0], *data.read_test(path)[1]])
+    found = find_mosaic(replace(dataset, test=test), console)
     with suppress(OSError):
         found.write(kept)
     return found
 
 
-def _key(dataset: Dataset) -> str:
-    parts = (str(FORMAT).encode(), dataset.digest.encode(), dataset.test.tobytes())
-    return hashlib.sha256(b"\n".join(parts)).hexdigest()
+def _key(digest: str, test: Iterable[np.ndarray]) -> str:
+    """Of the training tiles' digest, and the test tiles in blocks."""
+    key = hashlib.sha256(f"{FORMAT}\n{digest}\n".encode())
+    for block in test:
+        key.update(block.tobytes())
+    return key.hexdigest()
 
 
 def paste(tiles: np.ndarray, places: np.ndarray, fill: int = 0) -> np.ndarray:

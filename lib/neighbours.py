@@ -2,7 +2,7 @@
 
     clues = clues_for_test(mosaic, dataset)
     clues.log_likelihood(tiles)                  # (n, 64, 128, 4), of labels 1 to 4, by the tiles' numbers
-    informed(probabilities, that, EXPONENT)      # a network's probabilities, multiplied with it
+    clues.heeded(tiles, probabilities)           # a network's probabilities, multiplied with it
 
 How likely the nearest label is, given the true one, is counted by distance on labelled tiles that are neighbours of
 labelled tiles. A validation tile sees what a test tile would: no label of its own fold, neither as a clue nor counted.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.data import Dataset
+from lib.decision import SCORED_CLASSES
 from lib.frames import Mosaic, paste
 from lib.metrics import tile_confusions
 from lib.predict import labels
@@ -32,8 +33,7 @@ NEIGHBOURS = {
 EXPONENT = 0.7  # neighbouring pixels repeat each other, so that they count less than independent witnesses would
 STEP = 2  # rows and columns of which one is looked at
 DISTANCES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # pixels: upper bounds of all bins but the last
-KINDS = len(CLASSES) - 1
-UNKNOWN = 0  # code of a pixel whose frame has no label to be seen; others: 1 + KINDS * bin + label - 1
+UNKNOWN = 0  # code of a pixel whose frame has no label to be seen; others: 1 + SCORED_CLASSES * bin + label - 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Clues:
         places = np.searchsorted(self.tiles, tiles)
         values = self.tables[self.table[places, None, None], self.codes[places]]
         return values.repeat(STEP, axis=1).repeat(STEP, axis=2)
+
+    def heeded(self, tiles: np.ndarray, probabilities: np.ndarray, exponent: float = EXPONENT) -> np.ndarray:
+        """`informed` probabilities (n, H, W, 5) of some of the tiles."""
+        return informed(probabilities, self.log_likelihood(tiles), exponent)
 
     @property
     def reach(self) -> float:
@@ -83,7 +87,7 @@ def clues_for_validation(mosaic: Mosaic, dataset: Dataset, runs: Sequence[Run]) 
         seen = ~dataset.outliers & ~held[holding].any(axis=0)
         codes[kind == number] = _codes(mosaic, dataset.masks, seen, tiles[kind == number])
         tables.append(_table(mosaic, dataset.masks, seen))
-    shape = (0, UNKNOWN + 1, KINDS)
+    shape = (0, UNKNOWN + 1, SCORED_CLASSES)
     return Clues(tiles, codes, np.stack(tables) if tables else np.zeros(shape, np.float32), kind)
 
 
@@ -109,8 +113,7 @@ class Judged:
         """By the likeliest class of a run's stored probabilities; `masks` (N, H, W) of the whole data file."""
         found = [np.zeros((0, len(CLASSES), len(CLASSES)), np.int64)]
         for tiles, probabilities in mean([store]):
-            heeding = informed(probabilities, clues.log_likelihood(tiles), EXPONENT)
-            found.append(tile_confusions(masks[tiles], labels(heeding, background)))
+            found.append(tile_confusions(masks[tiles], labels(clues.heeded(tiles, probabilities), background)))
         return cls(store.tiles, np.concatenate(found))
 
 
@@ -143,7 +146,7 @@ def _frame_codes(mosaic: Mosaic, masks: np.ndarray, frame: np.ndarray, shown: np
     canvas = paste(labels, places)
     distances, nearest = distance_transform_edt(canvas == 0, return_indices=True)
     bins = np.searchsorted(DISTANCES, distances * STEP)
-    codes = (1 + KINDS * bins + canvas[tuple(nearest)] - 1).astype(np.uint8)
+    codes = (1 + SCORED_CLASSES * bins + canvas[tuple(nearest)] - 1).astype(np.uint8)
     rows, columns = labels.shape[1:]
     cut = codes.reshape(canvas.shape[0] // rows, rows, canvas.shape[1] // columns, columns).swapaxes(1, 2)
     return cut[places[:, 0], places[:, 1]]
@@ -154,7 +157,7 @@ def _table(mosaic: Mosaic, masks: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
     In a frame the tiles of one colour of a chessboard are the clues for the others, and the other way round.
     """
-    counts = np.ones((1 + KINDS * (len(DISTANCES) + 1), KINDS))  # no code is impossible
+    counts = np.ones((1 + SCORED_CLASSES * (len(DISTANCES) + 1), SCORED_CLASSES))  # no code is impossible
     for frame in mosaic.frames():
         shown, colour = _shown(frame, seen), mosaic.places[frame, 1:].sum(axis=1) % 2
         for clue in (0, 1) if shown.sum() > 1 else ():
@@ -163,7 +166,7 @@ def _table(mosaic: Mosaic, masks: np.ndarray, seen: np.ndarray) -> np.ndarray:
             truth = masks[frame[asked], ::STEP, ::STEP]
             known = (truth > 0) & (codes != UNKNOWN)
             np.add.at(counts, (codes[known], truth[known] - 1), 1)
-    by_bin = counts[1:].reshape(-1, KINDS, KINDS)
+    by_bin = counts[1:].reshape(-1, SCORED_CLASSES, SCORED_CLASSES)
     table = np.zeros(counts.shape, np.float32)
-    table[1:] = np.log(by_bin / by_bin.sum(axis=1, keepdims=True)).reshape(-1, KINDS)
+    table[1:] = np.log(by_bin / by_bin.sum(axis=1, keepdims=True)).reshape(-1, SCORED_CLASSES)
     return table

@@ -205,7 +205,6 @@ def train_fold(
             callbacks=chain,
             verbose=0,
         )
-        checkpoint.save()
 
     if validation:
         run.weights(model)

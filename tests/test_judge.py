@@ -149,7 +149,7 @@ def found_once(monkeypatch, mosaic) -> list:
 
     def find(dataset, _):
         searches.append((len(dataset.images), len(dataset.test)))
-        return replace(mosaic, key=frames._key(dataset))
+        return replace(mosaic, key=frames._key(dataset.digest, [dataset.test]))
 
     monkeypatch.setattr(frames, "find_mosaic", find)
     return searches

@@ -14,7 +14,7 @@ from lib import figures
 from lib.console import UserError
 from lib.data import Dataset
 from lib.frames import Mosaic, paste
-from lib.neighbours import EXPONENT, Clues, informed
+from lib.neighbours import Clues
 from lib.predict import labels
 from lib.probabilities import Stored, mean
 from lib.task import HEIGHT, WIDTH
@@ -66,7 +66,7 @@ def draw(
     masks[: len(dataset.masks)] = dataset.masks
     for tiles, probabilities in mean(stores, tiles=np.sort(np.concatenate([known for known, _ in frames]))):
         plain[tiles] = labels(probabilities)
-        heeding[tiles] = labels(informed(probabilities, clues.log_likelihood(tiles), EXPONENT))
+        heeding[tiles] = labels(clues.heeded(tiles, probabilities))
     pixels = np.concatenate([dataset.images, dataset.test])
     rows = []
     for known, frame in frames:
