@@ -4,6 +4,7 @@ python train.py --list
 python train.py seventh --tiny                       generated terrain, a laptop
 python train.py seventh --data FILE --fold all       five folds of the competition's file
 python train.py seventh --fold none --set epochs=70  every clean tile, for the last submission
+python train.py compact --minutes 60                 as many epochs as fit, of all chosen folds together
 python train.py seventh --resume                     after Ctrl-C, a crash or a full disk
 """
 
@@ -13,6 +14,7 @@ import argparse
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from lib import data
@@ -22,8 +24,9 @@ from lib.experiments import EXPERIMENTS, make_config
 from lib.groups import FOLDS_BY
 from lib.locks import locked
 from lib.metrics import percent
-from lib.records import Metrics
-from lib.runs import Run, Split, fold_folder, prepare
+from lib.records import Metrics, Minutes
+from lib.runs import ADVICE, CONFIG, Run, Split, fold_folder, prepare
+from lib.schema import option
 from lib.task import CLASSES
 
 
@@ -36,6 +39,8 @@ def main() -> None:
     if args.experiment is None:
         raise UserError("name an experiment, such as `python train.py seventh`; `--list` shows all")
     config = make_config(args.experiment, args.tiny).override(args.set)
+    if args.minutes and any(text.partition("=")[0].strip() == "epochs" for text in args.set):
+        raise UserError("--minutes: works the epochs out; leave it out, or epochs out of --set")
     try:
         train(config, args, console)
     except KeyboardInterrupt:
@@ -59,6 +64,12 @@ def parse() -> argparse.Namespace:
         default=[],
         metavar="KEY=VALUE",
         help="change config fields: see lib/config.py",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=option(Minutes),
+        metavar="N",
+        help="train for as many epochs as fit into so much time, of all chosen folds together",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier training ended")
@@ -87,12 +98,16 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
     folds = config.chosen_folds(args.fold)
     dataset = data.load(args.data)
     console.facts(
-        experiment=f"{config.experiment} ({config.hash()})",
+        experiment=config.experiment + ("" if args.minutes else f" ({config.hash()})"),
         data=f"{dataset.source}: {(~dataset.outliers).sum()} tiles, {dataset.outliers.sum()} outliers removed",
         folds=f"{config.folds}, stratified; {FOLDS_BY[config.folds_by]}",
     )
     splits = Split.each(dataset, config, folds)
     folders = [fold_folder(args.runs, config.experiment, split.fold) for split in splits]
+    begun = epochs_begun(folders[0].parent, config) if args.minutes else None
+    if begun:
+        console.line(f"{folders[0].parent}: has a fold with {begun} epochs, so all get as many")
+        config = config.replace(epochs=begun)
     results = []
     with ExitStack() as held:
         for folder in folders:
@@ -100,6 +115,11 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
         runs = [prepare(folder, config, split, args.resume) for folder, split in zip(folders, splits)]
         for run in runs:
             run.check_data(dataset)
+        if args.minutes and begun is None:
+            from lib.budget import epochs_within
+
+            epochs = epochs_within(60 * args.minutes, len(runs), config, splits[0], dataset, console)
+            runs = [replace(run, config=config.replace(epochs=epochs)) for run in runs]
         for run in runs:
             if run.finished:
                 console.line(f"{run.folder}: finished before; delete it to train it again")
@@ -109,6 +129,15 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
 
                 results.append(train_fold(run, dataset, console, watching(args.tensorboard, run, dataset)))
     report(runs, results, args, console)
+
+
+def epochs_begun(folder: Path, config: Config) -> int | None:
+    """The epochs of a run in an experiment's folder with such a config, so that all folds get as many; None: no run."""
+    for path in sorted(folder.glob(f"fold_*/{CONFIG}")):
+        other = Config.read(path, ADVICE)
+        if other.replace(epochs=config.epochs) == config:
+            return other.epochs
+    return None
 
 
 def watching(folder: Path | None, run, dataset) -> tuple:

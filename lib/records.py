@@ -17,6 +17,7 @@ from lib.task import CLASSES
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
+Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 366)]
 Confusion = Annotated[
     list[Annotated[list[Count], Field(min_length=len(CLASSES), max_length=len(CLASSES))]],
     Field(min_length=len(CLASSES), max_length=len(CLASSES)),
