@@ -32,9 +32,10 @@ APPROACHES: dict[str, dict[str, object]] = {
     "general": dict(general=1.0),
     "RandAugment": dict(randaugment=1.0),
     "compositional synthesis": dict(synthesis=1.0),
+    "CutMix": dict(cutmix=1.0),
 }
 NOTHING: dict[str, Any] = dict(
-    flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0
+    flip=0.0, shift_down=0, shift_across=0, copy_paste=0.0, general=0.0, randaugment=0.0, synthesis=0.0, cutmix=0.0
 )
 
 
@@ -83,6 +84,7 @@ class Augmenter:
         for image, mask, rng in zip(images, masks, rngs):
             self._paste(image, mask, rng)
             self._move(image, mask, rng)
+            self._mix(image, mask, rng)
         return images, masks
 
     def _paste(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
@@ -100,6 +102,16 @@ class Augmenter:
             shift = rng.integers(-down, down + 1), rng.integers(-across, across + 1)
             pair = OPERATIONS["shift"].apply(pair, *shift)
         image[...], mask[...] = pair
+
+    def _mix(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
+        """CutMix (Yun et al. 2019; for segmentation French et al. 2020): a rectangle of a tile's shape, of any area."""
+        if rng.random() >= self.config.cutmix:
+            return
+        other, side = rng.integers(len(self.images)), rng.random() ** 0.5
+        height, width = (round(side * size) for size in mask.shape)
+        top, left = rng.integers(mask.shape[0] - height + 1), rng.integers(mask.shape[1] - width + 1)
+        box = slice(top, top + height), slice(left, left + width)
+        image[box], mask[box] = self.images[other][box], self.masks[other][box]
 
 
 def epoch_tiles(masks: np.ndarray, config: Config, epoch: int) -> tuple[np.ndarray, np.ndarray]:

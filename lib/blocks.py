@@ -28,15 +28,34 @@ class _Block(layers.Layer):
         return cls(**{key: value for key, value in config.items() if key != "trainable"})
 
 
+SQUEEZE = 8  # squeeze and excitation: channels to each one that they are squeezed into
+
+
+def _squeeze_and_excite(filters: int, policy) -> list[layers.Layer]:
+    """1x1 convolutions to an eighth of the channels and back, with ReLU and sigmoid (Hu et al. 2018, figure 3)."""
+    squeezed = max(1, filters // SQUEEZE)
+    return [
+        layers.Conv2D(squeezed, 1, activation="relu", dtype=policy, name="squeeze"),
+        layers.Conv2D(filters, 1, activation="sigmoid", dtype=policy, name="excite"),
+    ]
+
+
+def _recalibrated(features, squeeze, excite):
+    """(B, H, W, C) -> (B, H, W, C): each channel times what its and the others' means say."""
+    return features * excite(squeeze(ops.mean(features, axis=(1, 2), keepdims=True)))
+
+
 @keras.saving.register_keras_serializable("mars")
 class ConvBlock(_Block):
     """Two times convolution 3x3, batch normalisation, ReLU (Ronneberger et al. 2015, with batch normalisation).
 
-    (B, H, W, C) -> (B, H, W, filters). `dropout` acts between the two convolutions, on whole maps.
+    (B, H, W, C) -> (B, H, W, filters). `dropout` acts between the two convolutions, on whole maps. `squeeze`: squeeze
+    and excitation at the end (Hu et al. 2018).
     """
 
-    def __init__(self, filters: int, dropout: float = 0.0, **base):
-        super().__init__(filters=filters, dropout=dropout, **base)
+    def __init__(self, filters: int, dropout: float = 0.0, squeeze: bool = False, **base):
+        super().__init__(filters=filters, dropout=dropout, squeeze=squeeze, **base)
+        self.excitation = _squeeze_and_excite(filters, self.dtype_policy) if squeeze else []
         self.steps = []
         for number in range(2):
             self.steps += [
@@ -53,12 +72,16 @@ class ConvBlock(_Block):
         for step in self.steps:
             step.build(shape)
             shape = step.compute_output_shape(shape)
+        pooled = (shape[0], 1, 1, shape[-1])
+        for layer in self.excitation:
+            layer.build(pooled)
+            pooled = layer.compute_output_shape(pooled)
 
     def call(self, x, training=None):
         for step in self.steps:
             stateful = isinstance(step, (layers.BatchNormalization, layers.SpatialDropout2D))
             x = step(x, training=training) if stateful else step(x)
-        return x
+        return _recalibrated(x, *self.excitation) if self.excitation else x
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self._arguments["filters"])
@@ -68,12 +91,10 @@ class ConvBlock(_Block):
 class ResidualBlock(_Block):
     """A ConvBlock without the last ReLU, recalibrated by squeeze and excitation, plus the input, ReLU.
 
-    He et al. 2016, figure 2, with Hu et al. 2018, figure 3: global average pool, 1x1 to an eighth of the filters, ReLU,
-    1x1, sigmoid, multiply. The input passes a 1x1 convolution where it has another number of channels.
+    He et al. 2016, figure 2, with Hu et al. 2018, figure 3. The input passes a 1x1 convolution where it has another
+    number of channels.
     (B, H, W, C) -> (B, H, W, filters). `dropout` acts between the two convolutions, on whole maps.
     """
-
-    REDUCTION = 8
 
     def __init__(self, filters: int, dropout: float = 0.0, **base):
         super().__init__(filters=filters, dropout=dropout, **base)
@@ -90,10 +111,7 @@ class ResidualBlock(_Block):
         self.first, self.first_norm = convolution(3, "first"), norm("first_norm")
         self.drop = layers.SpatialDropout2D(dropout, dtype=policy, name="drop")
         self.second, self.second_norm = convolution(3, "second"), norm("second_norm")
-        self.squeeze = layers.Conv2D(
-            max(1, filters // self.REDUCTION), 1, activation="relu", dtype=policy, name="squeeze"
-        )
-        self.excite = layers.Conv2D(filters, 1, activation="sigmoid", dtype=policy, name="excite")
+        self.squeeze, self.excite = _squeeze_and_excite(filters, policy)
         self.shortcut = convolution(1, "shortcut")
         self.projects = False
 
@@ -112,7 +130,7 @@ class ResidualBlock(_Block):
     def call(self, x, training=None):
         features = ops.relu(self.first_norm(self.first(x), training=training))
         features = self.second_norm(self.second(self.drop(features, training=training)), training=training)
-        features = features * self.excite(self.squeeze(ops.mean(features, axis=(1, 2), keepdims=True)))
+        features = _recalibrated(features, self.squeeze, self.excite)
         return ops.relu(features + (self.shortcut(x) if self.projects else x))
 
     def compute_output_shape(self, shape):

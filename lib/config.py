@@ -60,6 +60,7 @@ class Config(Record):
     attention: Literal["none", "channel", "spatial", "dual"] = Field(
         "dual", description="recalibration at the bottleneck"
     )
+    squeeze: bool = Field(False, description="squeeze and excitation after each convolution block of the U-Nets")
     transformer: Literal["none", "bottleneck", "coarsest"] = Field(
         "none",
         description="transformer blocks: before and after each bottleneck, or one at the last U-Net's coarsest level",
@@ -94,6 +95,7 @@ class Config(Record):
     )
     randaugment: Share = Field(0.0, description="share of the rarest class's tiles that get a RandAugment policy")
     synthesis: Share = Field(0.0, description="share of training tiles composed from cutouts of all classes")
+    cutmix: Share = Field(0.0, description="share of training tiles of which a rectangle shows another tile")
     oversample: int = Field(4, ge=1, le=100, description="how often an epoch shows each tile with big rock")
 
     # Loss: a weighted sum

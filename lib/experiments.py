@@ -109,6 +109,29 @@ EXPERIMENTS: dict[str, Experiment] = {
             ),
             tiny=dict(width=32, epochs=12),
         ),
+        Experiment(
+            "best",
+            "the compact network, whose predictions heed the labels of neighbouring tiles",
+            "compact",
+            dict(neighbours="labels"),
+            tiny=dict(width=24, dspp_rates=(), epochs=12),
+        ),
+        # What others published of this competition: the smallest network among their best
+        Experiment(
+            "published",
+            "one squeeze-and-excitation U-Net of 0.48 M parameters, CutMix, classes weighted by inverse frequency",
+            "first",
+            dict(
+                depth=2,
+                squeeze=True,
+                flip=0.5,
+                cutmix=0.5,
+                class_weights="inverse",
+                ignore_background=True,
+                predict_background=False,
+            ),
+            tiny=dict(epochs=30, batch_size=16, plateau_patience=6),
+        ),
         # The report's future work (section 7)
         Experiment("three_unets", "three nested U-Nets", "seventh", dict(nesting=3)),
         Experiment("depth_five", "five poolings", "seventh", dict(depth=5)),

@@ -85,7 +85,9 @@ def _unet(features, earlier_skips, config: Config, number: int, policy):
 
     skips = []
     for level in range(config.depth):
-        features = blocks.ConvBlock(config.width << level, name=named("down", level), dtype=policy)(features)
+        features = blocks.ConvBlock(
+            config.width << level, squeeze=config.squeeze, name=named("down", level), dtype=policy
+        )(features)
         skips.append(features)
         features = layers.MaxPooling2D(dtype=policy, name=named("pool", level))(features)
 
@@ -95,7 +97,9 @@ def _unet(features, earlier_skips, config: Config, number: int, policy):
         features = layers.UpSampling2D(interpolation="nearest", dtype=policy, name=named("upsample", level))(features)
         sources = [features, skips[level]] + ([] if earlier_skips[level] is None else [earlier_skips[level]])
         features = layers.Concatenate(dtype=policy, name=named("concat", level))(sources)
-        features = blocks.ConvBlock(config.width << level, name=named("up", level), dtype=policy)(features)
+        features = blocks.ConvBlock(
+            config.width << level, squeeze=config.squeeze, name=named("up", level), dtype=policy
+        )(features)
     return features, skips
 
 
@@ -104,9 +108,9 @@ def _bottleneck(features, config: Config, last: bool, named, policy):
     drop = config.stochastic_depth
     if config.transformer == "bottleneck":
         memory = features = blocks.TransformerEncoder(drop, name=named("transformer_encoder"), dtype=policy)(features)
-    features = blocks.ConvBlock(config.width << config.depth, config.dropout, name=named("bottleneck"), dtype=policy)(
-        features
-    )
+    features = blocks.ConvBlock(
+        config.width << config.depth, config.dropout, config.squeeze, name=named("bottleneck"), dtype=policy
+    )(features)
     if config.transformer == "bottleneck":
         features = blocks.TransformerDecoder(drop, name=named("transformer_decoder"), dtype=policy)(features, memory)
     elif config.transformer == "coarsest" and last:

@@ -121,9 +121,34 @@ def test_pasted_rocks_come_from_the_fold_alone(fold):
     assert {int(rock.patch.max()) for rock in augmenter.rocks} == {202, 203}
 
 
+def test_cutmix_shows_a_rectangle_of_another_tile(fold):
+    """The grey level tells the tile, and its lowest bits the place; a label follows from both."""
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 4, (40, 64, 128), dtype=np.uint8)
+    masks[0, 20:30, 30:40] = 4
+    images = (np.arange(40)[:, None, None] * 5 + masks).astype(np.uint8)
+    changed, labels = everything(Augmenter(images, masks, PLAIN.replace(cutmix=0.25)), epochs=20)
+    np.testing.assert_array_equal(labels, changed % 5)
+    own = np.tile(np.arange(40), 20)[:, None, None]
+    foreign = changed // 5 != own
+    mixed = foreign.any(axis=(1, 2))
+    assert 0.18 < mixed.mean() < 0.31
+    np.testing.assert_array_equal(changed[~mixed], images[own[~mixed, 0, 0]])
+    areas, sides = [], []
+    for tile, shown in zip(foreign[mixed], changed[mixed]):
+        rows, columns = tile.any(axis=1), tile.any(axis=0)
+        np.testing.assert_array_equal(tile, np.outer(rows, columns))
+        assert len(np.unique(shown[tile] // 5)) == 1  # of one other tile, from the same place
+        np.testing.assert_array_equal(shown[tile], images[shown[tile][0] // 5][tile])
+        areas.append(tile.mean())
+        sides.append((rows.mean(), columns.mean()))
+    assert 0.4 < np.mean(areas) < 0.6 and np.min(areas) < 0.1 and np.max(areas) > 0.9
+    np.testing.assert_allclose(*np.transpose(sides), atol=0.02)
+
+
 def test_all_together_keep_shape_type_labels_and_the_fold(fold):
     images, masks = (layer.copy() for layer in fold)
-    config = Config(flip=0.5, copy_paste=1.0, synthesis=1.0)
+    config = Config(flip=0.5, copy_paste=1.0, synthesis=1.0, cutmix=1.0)
     changed, labels = everything(Augmenter(images, masks, config))
     assert changed.shape == labels.shape == (40, 64, 128) and changed.dtype == labels.dtype == np.uint8
     assert labels.max() == 4

@@ -20,6 +20,7 @@ def seeded():
 
 BLOCKS = {
     "convolution": (lambda: blocks.ConvBlock(6, 0.2), 6),
+    "recalibrated convolution": (lambda: blocks.ConvBlock(16, squeeze=True), 16),
     "dual": (lambda: blocks.DualAttention("dual"), 16),
     "channel": (lambda: blocks.DualAttention("channel"), 16),
     "spatial": (lambda: blocks.DualAttention("spatial"), 16),
@@ -350,8 +351,22 @@ def test_a_residual_block_adds_to_its_input():
     np.testing.assert_allclose(np.asarray(block(MAP)), np.maximum(MAP, 0), atol=1e-6)
 
 
-def test_squeeze_and_excitation_sees_the_whole_map():
-    block = blocks.ResidualBlock(16)
+def test_a_convolution_block_is_recalibrated_where_it_is_asked_for():
+    block = blocks.ConvBlock(16, squeeze=True)
+    assert np.asarray(block(MAP)).any()
+    _, excite = block.excitation
+    excite.bias.assign(np.full(16, -50.0))  # nothing is let through
+    np.testing.assert_allclose(np.asarray(block(MAP)), 0, atol=1e-6)
+
+
+def test_the_published_network_has_0_48_million_parameters():
+    for tiny in (False, True):
+        assert build_model(make_config("published", tiny)).count_params() == 480_045
+
+
+@pytest.mark.parametrize("make", [lambda: blocks.ResidualBlock(16), lambda: blocks.ConvBlock(16, squeeze=True)])
+def test_squeeze_and_excitation_sees_the_whole_map(make):
+    block = make()
     answer = np.asarray(block(MAP))
     far = MAP.copy()
     far[:, -1, -1] += 5
