@@ -18,6 +18,7 @@ import os
 import shlex
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from lib.config import Neighbours
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import Decision, decide, find_decision
 from lib.files import replacing, sha256
-from lib.frames import Mosaic, mosaic_beside
+from lib.frames import mosaic_beside
 from lib.metrics import confusion_matrix, percent, scores
 from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, clues_for_test, clues_for_validation
 from lib.npz import write_array
@@ -65,19 +66,19 @@ def main() -> None:
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {tiles.count if tiles else 0} test tiles",
     )
     mosaic = None
-    if neighbours != "off" and not len(dataset.images):
-        console.line("no training_set in the data, so no neighbour has a label: each tile is predicted by itself")
-        neighbours = "off"
-    if neighbours != "off":
+    if neighbours != "off" or any(run.config.context != "off" for run in runs):
         mosaic = mosaic_beside(runs[0].folder.parent.parent, dataset, args.data, console)
-        if not len(mosaic.neighbours):
+        if not len(dataset.images):
+            console.line("no training_set in the data, so no neighbour has a label: each tile is predicted by itself")
+            neighbours = "off"
+        elif not len(mosaic.neighbours):
             console.line("no two tiles were found to be neighbours: each is predicted by itself")
-    validation = validate(runs, dataset, ways, background, mosaic, console)
+    validation = validate(runs, ValidationTiles(dataset, mosaic), ways, background, neighbours, console)
     if tiles and tiles.count:
         if decision:
             tell(decision, console)
         counted = [run for run, share in zip(runs, shares) if share]
-        stores = ensure(counted, tiles, averaged, console, background)
+        stores = ensure(counted, replace(tiles, mosaic=mosaic), averaged, console, background)
         origin = Origin(
             runs=validation.runs,
             configs=tuple(run.config.hash() for run in runs),
@@ -87,7 +88,7 @@ def main() -> None:
             neighbours=neighbours,
             decision=decision,
         )
-        clues = clues_for_test(mosaic, dataset) if mosaic else None
+        clues = clues_for_test(mosaic, dataset) if mosaic and neighbours != "off" else None
         if clues:
             console.line(f"\nneighbours: a label lies in the frame of {clues.reach:.1%} of the test tiles' pixels")
         found = masks(stores, shares[shares > 0], background, clues, decision)
@@ -202,16 +203,17 @@ def masks(
 
 def validate(
     runs: Sequence[Run],
-    dataset: data.Dataset,
+    tiles: ValidationTiles,
     ways: dict[str, tuple[str, ...] | None],
     background: bool,
-    mosaic: Mosaic | None,
+    neighbours: Neighbours,
     console: Console,
 ) -> Validation:
     """Out-of-fold scores, each tile only by networks that never saw it; written where this set of runs has its own.
 
-    `ways`: the views to average (None: each run's own) by the score's name; `mosaic`: whose neighbours are heeded.
+    `ways`: the views to average (None: each run's own) by the score's name.
     """
+    dataset = tiles.dataset
     views = used_views(runs, ways["tta"]) if "tta" in ways else ()
     result = Validation(runs=tuple(str(run.folder) for run in runs), tiles=0, views=views, background=background)
     if not len(dataset.images):
@@ -223,10 +225,10 @@ def validate(
         return result
     found = {}
     for way, averaged in ways.items():
-        stores = ensure(runs, ValidationTiles(dataset), averaged, console, background)
+        stores = ensure(runs, tiles, averaged, console, background)
         found[way] = score(stores, dataset, background)
-    if mosaic:
-        found["informed"] = score(stores, dataset, background, clues_for_validation(mosaic, dataset, runs))
+    if tiles.mosaic and neighbours != "off":
+        found["informed"] = score(stores, dataset, background, clues_for_validation(tiles.mosaic, dataset, runs))
     result = result.model_copy(update={"tiles": count, **{way: Scores(**values) for way, values in found.items()}})
     rows = [
         [SHOWN.get(way, way), percent(values["mean_iou"]), *(percent(values["iou"][name]) for name in CLASSES[1:])]
@@ -234,7 +236,6 @@ def validate(
     ]
     console.line(f"\nvalidation on {count} tiles, each by networks that never saw it, in percent")
     console.table(["views", "mean IoU", *CLASSES[1:]], rows)
-    neighbours = "labels" if mosaic else "off"
     choices = {(run.config.predict_background, run.config.neighbours) for run in runs}
     own = views in ((), used_views(runs, None)) and choices == {(background, neighbours)}
     path = score_file(runs, "" if own else f"{views} {background}" + f" {neighbours}" * (neighbours != "off"))

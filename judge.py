@@ -44,13 +44,14 @@ def main() -> None:
     for system in found:
         for run in system.runs:
             run.check_data(dataset)
-    stores = [ensure(system.runs, ValidationTiles(dataset), views, console) for system in found]
+    mosaic = mosaic_beside(found[0].folder.parent, dataset, args.data, console)
+    tiles = ValidationTiles(dataset, mosaic)
+    stores = [ensure(system.runs, tiles, views, console) for system in found]
     pooled = [Pooled.of(*pair) for pair in zip(found, stores)]
     for one, other in combinations(pooled, 2):
         if not len(common_tiles([one, other])):
             names = f"{one.system.name} and {other.system.name}"
             raise UserError(f"{names}: validated on no tile in common, so they do not compare; name runs of one fold")
-    mosaic = mosaic_beside(found[0].folder.parent, dataset, args.data, console)
     drawn = ground(mosaic)
     clues = None
     if args.neighbours != "off":
@@ -69,7 +70,7 @@ def main() -> None:
     show_leaderboard(standings, console)
     decision = None
     if args.decide:
-        stores = [ensure(one.runs, ValidationTiles(dataset), views, console, background=False) for one in found]
+        stores = [ensure(one.runs, tiles, views, console, background=False) for one in found]
         pooled = [
             Pooled.heeding(*pair, clues, dataset.masks) if clues else Pooled.of(*pair) for pair in zip(found, stores)
         ]

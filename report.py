@@ -18,12 +18,12 @@ from lib import data, figures
 from lib.audit import audit
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import decisions_for
-from lib.evaluation import System, evaluate, join, systems
+from lib.evaluation import evaluate, join, systems
 from lib.files import replacing, sha256, writable
 from lib.frames import Mosaic, mosaic_beside
 from lib.judge import Pooled, compare, ground
 from lib.metrics import percent, scores
-from lib.neighbours import NEIGHBOURS, Clues, clues_for_validation
+from lib.neighbours import NEIGHBOURS, clues_for_validation
 from lib.predict import PLAIN
 from lib.probabilities import ValidationTiles, ensure
 from lib.report import neighbours
@@ -46,19 +46,21 @@ def main() -> None:
         runs=", ".join(str(run.folder) for system in chosen for run in system.runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles",
     )
+    mosaic = mosaic_beside(chosen[0].folder.parent, dataset, args.data, console)
+    tiles, clues = ValidationTiles(dataset, mosaic), None
+    if args.neighbours != "off":
+        clues = clues_for_validation(mosaic, dataset, [run for system in chosen for run in system.runs])
     if args.picture:
-        if args.neighbours == "off":
-            draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, dataset, console)))
+        if clues is None:
+            draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, tiles, console)))
         else:
-            mosaic, clues = surroundings(chosen, dataset, args, console)
-            stores = ensure(chosen[0].runs, ValidationTiles(dataset), PLAIN, console)
-            neighbours.draw(args.picture, mosaic, dataset, stores, clues)
+            neighbours.draw(args.picture, mosaic, dataset, ensure(chosen[0].runs, tiles, PLAIN, console), clues)
         console.line(f"\n{args.picture}: written")
         console.result(picture=args.picture)
         return
     evaluated, pooled = [], []
     for system in chosen:
-        evaluations = evaluate(system.runs, dataset, console)
+        evaluations = evaluate(system.runs, tiles, console)
         for run, evaluation in zip(system.runs, evaluations):
             if writable(run.folder):
                 draw_run(run, evaluation, dataset)
@@ -68,23 +70,14 @@ def main() -> None:
         if len(evaluated[-1][1].tiles):
             pooled.append(Pooled.of(system, evaluations))
     verdicts, section = Verdicts([], [], "", []), OFF
-    if pooled and args.neighbours == "off":
-        verdicts = judge(pooled, dataset, mosaic_beside(chosen[0].folder.parent, dataset, args.data, console))
-    elif pooled:
-        mosaic, clues = surroundings(chosen, dataset, args, console)
-        each = [ensure(one.system.runs, ValidationTiles(dataset), PLAIN, console) for one in pooled]
+    if pooled and not clues:
+        verdicts = judge(pooled, dataset, mosaic)
+    elif clues and pooled:
+        each = [ensure(one.system.runs, tiles, PLAIN, console) for one in pooled]
         heeding = [Pooled.heeding(one.system, stores, clues, dataset.masks) for one, stores in zip(pooled, each)]
         verdicts = judge(heeding + pooled, dataset, mosaic)
         section = neighbours.build(mosaic, dataset, each[0], clues)
     write_page(args.out, evaluated, verdicts, section, dataset, console)
-
-
-def surroundings(
-    chosen: Sequence[System], dataset: data.Dataset, args: argparse.Namespace, console: Console
-) -> tuple[Mosaic, Clues]:
-    """The mosaic of the data, and what the neighbours of the systems' validation tiles say."""
-    mosaic = mosaic_beside(chosen[0].folder.parent, dataset, args.data, console)
-    return mosaic, clues_for_validation(mosaic, dataset, [run for system in chosen for run in system.runs])
 
 
 def judge(pooled: Sequence[Pooled], dataset: data.Dataset, mosaic: Mosaic) -> Verdicts:

@@ -20,7 +20,9 @@ from pathlib import Path
 from lib import data
 from lib.config import Config, assignment
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
+from lib.context import Surroundings, show
 from lib.experiments import EXPERIMENTS, make_config
+from lib.frames import Mosaic, mosaic_beside
 from lib.groups import FOLDS_BY
 from lib.locks import locked
 from lib.metrics import percent
@@ -108,17 +110,19 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
     if begun:
         console.line(f"{folders[0].parent}: has a fold with {begun} epochs, so all get as many")
         config = config.replace(epochs=begun)
-    results = []
+    results, mosaic = [], None
     with ExitStack() as held:
         for folder in folders:
             held.enter_context(locked(folder))
         runs = [prepare(folder, config, split, args.resume) for folder, split in zip(folders, splits)]
         for run in runs:
             run.check_data(dataset)
+        if config.context != "off" and not all(run.finished for run in runs):
+            mosaic = mosaic_beside(args.runs, dataset, args.data, console)
         if args.minutes and begun is None:
             from lib.budget import epochs_within
 
-            epochs = epochs_within(60 * args.minutes, len(runs), config, splits[0], dataset, console)
+            epochs = epochs_within(60 * args.minutes, len(runs), config, splits[0], dataset, mosaic, console)
             runs = [replace(run, config=config.replace(epochs=epochs)) for run in runs]
         for run in runs:
             if run.finished:
@@ -127,7 +131,8 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
             else:
                 from lib.training import train_fold  # Keras takes seconds to load: only now
 
-                results.append(train_fold(run, dataset, console, watching(args.tensorboard, run, dataset)))
+                watched = watching(args.tensorboard, run, dataset, mosaic)
+                results.append(train_fold(run, dataset, console, watched, mosaic))
     report(runs, results, args, console)
 
 
@@ -140,15 +145,16 @@ def epochs_begun(folder: Path, config: Config) -> int | None:
     return None
 
 
-def watching(folder: Path | None, run, dataset) -> tuple:
+def watching(folder: Path | None, run: Run, dataset: data.Dataset, mosaic: Mosaic | None) -> tuple:
     """The callbacks of --tensorboard for one run; none without it."""
     if folder is None:
         return ()
     from lib.watch import tensorboard
 
     tiles = run.split.validation
+    shown = show(dataset.images[tiles], tiles, Surroundings.of(run.config, mosaic))
     name = folder / run.config.experiment / run.folder.name
-    return tuple(tensorboard(name, dataset.images[tiles], dataset.masks[tiles], run.config.predict_background))
+    return tuple(tensorboard(name, shown, dataset.masks[tiles], run.config.predict_background))
 
 
 def report(runs: list[Run], results: list[Metrics], args: argparse.Namespace, console: Console) -> None:

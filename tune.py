@@ -22,6 +22,7 @@ from lib.config import Config, Name, assignment
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import make_config
 from lib.files import replacing
+from lib.frames import mosaic_beside
 from lib.records import Count, Positive
 from lib.runs import Split
 from lib.schema import option
@@ -68,6 +69,7 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
     split = Split.of(dataset, config, args.fold)
     # What every trial would be refused for is said before there is a study that holds this configuration
     Augmenter(dataset.images[split.train], dataset.masks[split.train], config)
+    mosaic = None if config.context == "off" else mosaic_beside(args.runs, dataset, args.data, console)
     name = args.study or f"{config.experiment}-study"
     folder = args.runs / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
         f"{len(split.validation)} to validate on",
         search=", ".join(field for field in space if search.is_used(field, config)),
     )
-    tuner = Tuner(study, config, space, dataset, split, folder, console)
+    tuner = Tuner(study, config, space, dataset, split, folder, console, mosaic)
     try:
         tuner.run(args.trials, progress.trial_ended)
     except optuna.exceptions.StorageInternalError as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lib.config import Config, Seed
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
+from lib.context import beside, zoomed
 from lib.cutouts import Composer, cut_out, paste_rocks
 from lib.data import load
 from lib.figures import colour_mask, tile_grid
@@ -23,6 +24,8 @@ from lib.views import OPERATIONS
 Transform = Callable[
     [np.ndarray, np.ndarray, Sequence[np.random.Generator]], tuple[np.ndarray, np.ndarray]
 ]  # images and masks (B, H, W) uint8 with a generator each -> the same, changed
+
+Windows = Callable[[np.ndarray], np.ndarray]
 
 # What --draw shows: the config fields that each approach sets, all others off
 APPROACHES: dict[str, dict[str, object]] = {
@@ -45,13 +48,14 @@ class Augmenter:
     Args:
         images, masks: (N, H, W) uint8, the training fold ONLY: cutouts are taken from it. Never changed.
         config: which augmentations, how often, and the seed.
+        windows: of indices (B,) into the fold, what a network sees around these tiles: Surroundings.windows.
 
     Raises:
         UserError: when the config asks for rocks and the fold has none, or for keras-cv and it is missing.
     """
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config):
-        self.images, self.masks, self.config = images, masks, config
+    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config, windows: Windows | None = None):
+        self.images, self.masks, self.config, self.windows = images, masks, config, windows
         for name in ("copy_paste", "general", "randaugment", "synthesis"):
             if getattr(config, name) and not (masks == BIG_ROCK).any():
                 raise UserError(f"{name}: no tile of the training fold shows big rock; set {name}=0")
@@ -73,7 +77,10 @@ class Augmenter:
         return images[0], masks[0]
 
     def batch(self, indices, epoch: int, repeats) -> tuple[np.ndarray, np.ndarray]:
-        """Images and masks (B, H, W) uint8 of tiles `indices` (B,): row by row what a call for each gives."""
+        """Images and masks (B, H, W) uint8 of tiles `indices` (B,): row by row what a call for each gives.
+
+        With `windows`, images are (B, H, W, C), as lib.context.beside has them.
+        """
         indices = np.asarray(indices)
         images, masks = self.images[indices], self.masks[indices]
         rngs = [generator(self.config.seed, epoch, int(i), int(r)) for i, r in zip(indices, repeats)]
@@ -83,6 +90,9 @@ class Augmenter:
                 images[rows], masks[rows] = operation(images[rows], masks[rows], [rngs[row] for row in rows])
         for image, mask, rng in zip(images, masks, rngs):
             self._paste(image, mask, rng)
+        if self.windows:
+            images = beside(images, self.windows(indices))
+        for image, mask, rng in zip(images, masks, rngs):
             self._move(image, mask, rng)
             self._mix(image, mask, rng)
         return images, masks
@@ -95,13 +105,17 @@ class Augmenter:
 
     def _move(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
         down, across = self.config.shift_down, self.config.shift_across
-        pair = np.stack([image, mask])
+        tile, *around = np.moveaxis(image.reshape(*mask.shape, -1), -1, 0)
+        parts = [np.stack([tile, mask])] + ([np.stack(around)] if around else [])
         if rng.random() < self.config.flip:
-            pair = OPERATIONS["hflip"].apply(pair)
+            parts = [OPERATIONS["hflip"].apply(part) for part in parts]
         if down or across:
             shift = rng.integers(-down, down + 1), rng.integers(-across, across + 1)
-            pair = OPERATIONS["shift"].apply(pair, *shift)
-        image[...], mask[...] = pair
+            shifts = shift, tuple(map(zoomed, shift))
+            parts = [OPERATIONS["shift"].apply(part, *by) for part, by in zip(parts, shifts)]
+        tile[...], mask[...] = parts[0]
+        for plane, moved in zip(around, parts[-1]):
+            plane[...] = moved
 
     def _mix(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> None:
         """CutMix (Yun et al. 2019; for segmentation French et al. 2020): a rectangle of a tile's shape, of any area."""
@@ -111,7 +125,7 @@ class Augmenter:
         height, width = (round(side * size) for size in mask.shape)
         top, left = rng.integers(mask.shape[0] - height + 1), rng.integers(mask.shape[1] - width + 1)
         box = slice(top, top + height), slice(left, left + width)
-        image[box], mask[box] = self.images[other][box], self.masks[other][box]
+        image.reshape(*mask.shape, -1)[..., 0][box], mask[box] = self.images[other][box], self.masks[other][box]
 
 
 def epoch_tiles(masks: np.ndarray, config: Config, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,9 @@ class Average:
 
     Args:
         model: compiled, with such an optimizer.
-        images: (N, H, W) uint8 training tiles. Some of them, evenly spread, measure the statistics of batch
-            normalisation anew: those that training left belong to the last weights (Izmailov et al. 2018, section 3.2).
+        images: (N, H, W) or (N, H, W, C) uint8, training tiles as the model reads them. Some of them, evenly spread,
+            measure the statistics of batch normalisation anew: those that training left belong to the last weights
+            (Izmailov et al. 2018, section 3.2).
     """
 
     def __init__(self, model: keras.Model, images: np.ndarray):

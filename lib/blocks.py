@@ -161,6 +161,18 @@ class Fold(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
+class Middle(_Block):
+    """The middle half of the rows and columns: (B, H, W, C) -> (B, H/2, W/2, C)."""
+
+    def call(self, x):
+        height, width = ops.shape(x)[1:3]
+        return x[:, height // 4 : height // 4 + height // 2, width // 4 : width // 4 + width // 2]
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *(side and side // 2 for side in shape[1:3]), shape[3])
+
+
+@keras.saving.register_keras_serializable("mars")
 class DualAttention(_Block):
     """Dual attention unit of MIRNet (Zamir et al. 2020, section 3.2): channel and spatial recalibration, residual.
 

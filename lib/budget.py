@@ -14,6 +14,7 @@ from lib.augment import epoch_tiles
 from lib.config import Config
 from lib.console import Console, UserError
 from lib.data import Dataset
+from lib.frames import Mosaic
 from lib.runs import Run, Split
 from lib.task import BIG_ROCK
 from lib.training import train_fold
@@ -35,12 +36,15 @@ class _Clock(keras.callbacks.Callback):
         self.epoch = time.perf_counter() - self.begun
 
 
-def epochs_within(seconds: float, folds: int, config: Config, split: Split, dataset: Dataset, console: Console) -> int:
+def epochs_within(
+    seconds: float, folds: int, config: Config, split: Split, dataset: Dataset, mosaic: Mosaic | None, console: Console
+) -> int:
     """The epochs of each of so many trainings that together, with the measuring, take so many seconds.
 
     Args:
         folds: how many are trained one after the other.
         split: of one of them.
+        mosaic: as for lib.training.train_fold.
         console: says what was measured.
 
     Raises:
@@ -54,7 +58,7 @@ def epochs_within(seconds: float, folds: int, config: Config, split: Split, data
     with tempfile.TemporaryDirectory() as folder:
         short = config.replace(epochs=EPOCHS)
         run = Run(Path(folder), short, replace(split, train=split.train[some]))
-        train_fold(run, dataset, Console(quiet=True), (clock,))
+        train_fold(run, dataset, Console(quiet=True), (clock,), mosaic)
     keras.utils.clear_session()
     shown, measured = (len(epoch_tiles(part, config, 0)[0]) for part in (masks, masks[some]))
     epoch = clock.epoch - clock.training + clock.training * shown / measured

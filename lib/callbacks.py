@@ -32,7 +32,8 @@ class Validation(keras.callbacks.Callback):
 
     Args:
         network: the model that is trained.
-        images, masks: (N, H, W) uint8, the untouched validation fold.
+        images: (N, H, W) uint8, or (N, H, W, C) with what the network sees besides: the untouched validation fold.
+        masks: (N, H, W) uint8.
         background: whether the prediction may answer background.
         kept: gives a context in which the network has the weights that are to be scored; by default those it has.
     """

@@ -32,6 +32,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 """A plain name, for a folder of its own."""
 Seed = Annotated[int, Field(ge=0, le=HIGHEST_SEED)]
 Neighbours = Literal["off", "labels"]
+Context = Literal["off", "frame"]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -72,6 +73,10 @@ class Config(Record):
         0.0, ge=0, le=0.9, description="chance that training skips a transformer block's residual branch"
     )
     dropout: float = Field(0.0, ge=0, le=0.9, description="dropout at the bottlenecks")
+
+    context: Context = Field(
+        "off", description="what the network sees besides its tile: the camera frame around it; lib/context.py"
+    )
 
     # Data and augmentation, training fold only
     folds: int = Field(5, ge=2, le=50, description="stratified folds")
@@ -153,6 +158,8 @@ class Config(Record):
             raise ValueError(f"depth={self.depth}: a tile of {HEIGHT}x{WIDTH} does not divide by {2**self.depth}")
         if self.architecture == "compact" and (self.nesting > 1 or self.transformer != "none"):
             raise ValueError("architecture=compact: one network without transformers; nesting=1 transformer=none")
+        if self.context != "off" and (self.architecture != "compact" or self.depth != 4):
+            raise ValueError(f"context={self.context}: needs architecture=compact depth=4")
         if not any((self.cross_entropy, self.dice, self.focal)):
             raise ValueError("cross_entropy, dice, focal: all weights are 0, but one must be positive")
         if self.class_weights == "given" and len(self.given_weights) != len(CLASSES):

@@ -11,7 +11,6 @@ import numpy as np
 from lib.calibration import BINS, reliability
 from lib.config import Config
 from lib.console import Console
-from lib.data import Dataset
 from lib.metrics import class_iou, mean_iou
 from lib.predict import PLAIN, labels
 from lib.probabilities import Stored, ValidationTiles, ensure, find
@@ -83,12 +82,12 @@ def systems(runs: Sequence[Run]) -> list[System]:
     ]
 
 
-def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Evaluation]:
+def evaluate(runs: Sequence[Run], tiles: ValidationTiles, console: Console) -> list[Evaluation]:
     """What each run's own network says of its validation tiles; predicts only what is not stored beside the run yet.
 
     Args:
         runs: of one config.
-        dataset: what they were trained on.
+        tiles: of the data that they were trained on.
         console: shows the progress.
 
     Returns:
@@ -97,9 +96,8 @@ def evaluate(runs: Sequence[Run], dataset: Dataset, console: Console) -> list[Ev
     Raises:
         UserError: when a run was trained on other data, or its weights are damaged.
     """
-    tiles = ValidationTiles(dataset)
     return [
-        _evaluation(run, store, averaged, dataset.masks)
+        _evaluation(run, store, averaged, tiles.dataset.masks)
         for run, store, averaged in zip(runs, ensure(runs, tiles, PLAIN, console), find(runs, tiles, None))
     ]
 

@@ -25,9 +25,10 @@ from lib.files import replacing
 from lib.groups import Links, components, near_duplicates
 from lib.seams import find_seams
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the search changes: mosaics that were kept are then made again."""
 
+ZOOM = 4  # pixels of a tile to one of its thumbnail, down and across
 ALONE = -1  # frame, row and column of a tile without neighbours
 
 
@@ -40,7 +41,7 @@ class Mosaic:
     (K, 2) int32: the left or upper tile, the right or lower one; `across` (K,) bool: whether side by side;
     `confidence` (K,) float32 that they are neighbours; `fits` (K,) bool: whether their seam alone says so. `groups`
     (N,) int32: training tiles with neighbouring or the same ground have one number; test tiles link them, too.
-    `key`: what it was made from.
+    `thumbnails` (N + M, H / ZOOM, W / ZOOM) uint8: the tiles, `shrunk`. `key`: what it was made from.
     """
 
     places: np.ndarray
@@ -50,6 +51,7 @@ class Mosaic:
     confidence: np.ndarray
     fits: np.ndarray
     groups: np.ndarray
+    thumbnails: np.ndarray
     key: str
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -106,6 +108,7 @@ def find_mosaic(dataset: Dataset, console: Console) -> Mosaic:
         confidence=found.confidence,
         fits=found.fits,
         groups=np.unique(groups, return_inverse=True)[1].astype(np.int32),
+        thumbnails=shrunk(tiles),
         key=_key(dataset.digest, [dataset.test]),
     )
 
@@ -139,6 +142,13 @@ def _key(digest: str, test: Iterable[np.ndarray]) -> str:
     for block in test:
         key.update(block.tobytes())
     return key.hexdigest()
+
+
+def shrunk(tiles: np.ndarray) -> np.ndarray:
+    """Tiles (n, H, W) uint8 with the mean of ZOOM x ZOOM pixels in place of each: (n, H / ZOOM, W / ZOOM) uint8."""
+    count, height, width = tiles.shape
+    squares = tiles.reshape(count, height // ZOOM, ZOOM, width // ZOOM, ZOOM)
+    return ((squares.sum(axis=(2, 4), dtype=np.uint16) + ZOOM * ZOOM // 2) // (ZOOM * ZOOM)).astype(np.uint8)
 
 
 def paste(tiles: np.ndarray, places: np.ndarray, fill: int = 0) -> np.ndarray:

@@ -8,17 +8,20 @@ from keras import layers
 from lib import blocks
 from lib.config import Config
 from lib.console import UserError
+from lib.context import CHANNELS
 from lib.task import CLASSES, GREY_MEAN, GREY_SPREAD, HEIGHT, WIDTH
 
 RESIDUAL_WIDTHS = (1, 2, 4, 6)  # filters of the compact network's levels, as multiples of `width`; deeper: the last
+SURROUNDING_WIDTHS = (2, 3, 4)  # the same, of the network that looks at the tile's surroundings
 RAW_FILTERS = 8  # of the raw tile, for the compact network's last step
 
 
 def build_model(config: Config, height: int | None = HEIGHT, width: int | None = WIDTH) -> keras.Model:
     """The network of a config, with fresh weights seeded by `config.seed`.
 
-    Input: grey tiles (B, height, width), uint8 or float 0..255; scaling is part of the model. Output:
-    (B, height, width, 5) float32 logits. `height` and `width` may be None: any multiples of 2^depth.
+    Input: grey tiles (B, height, width), uint8 or float 0..255; scaling is part of the model; with context=frame
+    (B, height, width, 3), as lib.context.beside has them. Output: (B, height, width, 5) float32 logits. `height` and
+    `width` may be None: any multiples of 2^depth.
 
     Raises UserError when the tile does not divide by 2^depth.
     """
@@ -28,10 +31,11 @@ def build_model(config: Config, height: int | None = HEIGHT, width: int | None =
             raise UserError(f"depth={config.depth}: a side of {size} does not divide by {step}; choose a smaller depth")
     keras.utils.set_random_seed(config.seed)
     policy = keras.dtype_policies.get(config.precision)
-    tiles = keras.Input((height, width), name="tiles")
+    alone = config.context == "off"
+    tiles = keras.Input((height, width) if alone else (height, width, CHANNELS), name="tiles")
     # Fixed numbers: nothing has to be fitted or shipped
     features = layers.Rescaling(1 / GREY_SPREAD, offset=-GREY_MEAN / GREY_SPREAD, dtype=policy, name="scaling")(
-        tiles[..., None]
+        tiles[..., None] if alone else tiles
     )
     features = ARCHITECTURES[config.architecture](features, config, policy)
     logits = layers.Conv2D(len(CLASSES), 1, dtype="float32", name="logits")(features)
@@ -42,8 +46,12 @@ def _compact(features, config: Config, policy):
     """One small encoder and decoder of residual blocks, whose finest map has half the tile's resolution.
 
     The filters are `width` times RESIDUAL_WIDTHS from the finest map on; at the coarsest one attention and spatial
-    pyramid follow. The last step, back to full resolution, sees the raw tile again.
+    pyramid follow. The last step, back to full resolution, sees the raw tile again. With context=frame, features of the
+    tile's surroundings join at the coarsest.
     """
+    around = None
+    if config.context != "off":
+        around, features = _surroundings(features[..., 1:], config, policy), features[..., :1]
     raw = layers.Conv2D(RAW_FILTERS, 3, padding="same", activation="relu", dtype=policy, name="raw")(features)
     widths = [config.width * RESIDUAL_WIDTHS[min(level, len(RESIDUAL_WIDTHS) - 1)] for level in range(config.depth)]
     features = blocks.Fold(2, dtype=policy, name="fold")(features)
@@ -51,6 +59,8 @@ def _compact(features, config: Config, policy):
     for level, filters in enumerate(widths):
         if level:
             features = layers.MaxPooling2D(dtype=policy, name=f"pool_{level}")(features)
+        if level == config.depth - 1 and around is not None:
+            features = layers.Concatenate(dtype=policy, name="concat_surroundings")([features, around])
         dropout = config.dropout if level == config.depth - 1 else 0.0
         features = blocks.ResidualBlock(filters, dropout, dtype=policy, name=f"down_{level}")(features)
         skips.append(features)
@@ -67,6 +77,30 @@ def _compact(features, config: Config, policy):
     return layers.Conv2D(config.width // 2 or 1, 3, padding="same", activation="relu", dtype=policy, name="last")(
         features
     )
+
+
+def _surroundings(window, config: Config, policy):
+    """What lies around a tile: features (B, H/16, W/16, C) of the tile's own part of its window (B, H, W, 2).
+
+    A small U-Net on the window folded 4 x 4, which is as large as the tile and shows ZOOM times its height and width.
+    """
+    widths = [config.width * factor for factor in SURROUNDING_WIDTHS]
+    features = blocks.Fold(4, dtype=policy, name="around_fold")(window)
+    skips = []
+    for level, filters in enumerate(widths):
+        if level:
+            features = layers.MaxPooling2D(dtype=policy, name=f"around_pool_{level}")(features)
+        features = blocks.ResidualBlock(filters, dtype=policy, name=f"around_down_{level}")(features)
+        skips.append(features)
+    for level in reversed(range(len(widths) - 1)):
+        features = layers.UpSampling2D(interpolation="bilinear", dtype=policy, name=f"around_upsample_{level}")(
+            features
+        )
+        features = layers.Concatenate(dtype=policy, name=f"around_concat_{level}")([features, skips[level]])
+        if level == 0:  # the tile is a quarter of the window: the middle half of its middle half
+            features = blocks.Middle(dtype=policy, name="around_middle")(features)
+        features = blocks.ResidualBlock(widths[level], dtype=policy, name=f"around_up_{level}")(features)
+    return blocks.Middle(dtype=policy, name="around_tile")(features)
 
 
 def _nested(features, config: Config, policy):

@@ -8,8 +8,9 @@ import numpy as np
 
 from lib.config import Config, items
 from lib.console import UserError
+from lib.context import view_of
 from lib.task import CLASSES, HEIGHT, WIDTH
-from lib.views import apply_view, invert_view
+from lib.views import invert_view
 
 BATCH = 64  # tiles per forward pass; one fixed shape, so that nothing is compiled twice
 PLAIN = ("identity",)
@@ -37,7 +38,7 @@ def predict_probabilities(
 
     Args:
         model: a `probability_model`.
-        tiles: (N, H, W) uint8.
+        tiles: (N, H, W) uint8, or with what the network sees around them, as lib.context.show has it.
         views: names from lib.views' table; each pixel is averaged over the views that really saw it.
         source: what messages call the network: its run's folder.
 
@@ -47,12 +48,12 @@ def predict_probabilities(
     Raises:
         UserError: when a view cannot be read, a pixel is seen by no view, or the network answers NaN.
     """
-    total = np.zeros((*tiles.shape, len(CLASSES)), np.float32)
-    votes = np.zeros(tiles.shape[1:], np.float32)
+    total = np.zeros((*tiles.shape[:3], len(CLASSES)), np.float32)
+    votes = np.zeros(tiles.shape[1:3], np.float32)
     for view in views:
         for start in range(0, len(tiles), BATCH):
             part = slice(start, start + BATCH)
-            maps, seen = invert_view(view, _forward(model, apply_view(view, tiles[part])))
+            maps, seen = invert_view(view, _forward(model, view_of(view, tiles[part])))
             total[part] += maps
         votes += seen
     if not votes.all():

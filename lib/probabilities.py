@@ -29,8 +29,10 @@ from lib import data
 from lib.archive import open_archive, readable
 from lib.config import Config
 from lib.console import Console, UserError
+from lib.context import Surroundings, show
 from lib.data import Dataset
 from lib.files import replacing, sha256
+from lib.frames import Mosaic
 from lib.metrics import confusion_matrix
 from lib.predict import PLAIN, labels, predict_probabilities, probability_model
 from lib.runs import WEIGHTS, Run
@@ -91,33 +93,39 @@ class Tiles(Protocol):
 
 @dataclass(frozen=True)
 class ValidationTiles:
-    """Each run's validation tiles."""
+    """Each run's validation tiles; `mosaic`, of the data, for runs whose networks look at more than a tile."""
 
     part: ClassVar[str] = "validation"
     dataset: Dataset
+    mosaic: Mosaic | None = None
 
     def numbers(self, run: Run) -> np.ndarray:
         run.check_data(self.dataset)
         return np.sort(run.split.validation)
 
     def digest(self, run: Run) -> str:
-        return hashlib.sha256(self.dataset.digest.encode() + self.numbers(run).tobytes()).hexdigest()
+        digest = hashlib.sha256(self.dataset.digest.encode() + self.numbers(run).tobytes()).hexdigest()
+        return _with_surroundings(digest, run, self.mosaic)
 
     def blocks(self, run: Run) -> Iterator[Block]:
-        tiles = self.numbers(run)
+        tiles, surroundings = self.numbers(run), Surroundings.of(run.config, self.mosaic)
         for start in range(0, len(tiles), BLOCK):
             chosen = tiles[start : start + BLOCK]
-            yield self.dataset.images[chosen], self.dataset.masks[chosen]
+            yield show(self.dataset.images[chosen], chosen, surroundings), self.dataset.masks[chosen]
 
 
 @dataclass(frozen=True)
 class TestTiles:
-    """The test tiles of a data file (None: the default data), the same for every run; streamed, never held."""
+    """The test tiles of a data file (None: the default data), the same for every run; streamed, never held.
+
+    `mosaic`, of the same file, for runs whose networks look at more than a tile.
+    """
 
     part: ClassVar[str] = "test"
     path: str | None
     count: int
     sha256: str
+    mosaic: Mosaic | None = None
 
     @classmethod
     def of(cls, path: str | None) -> TestTiles:
@@ -132,10 +140,21 @@ class TestTiles:
         return np.arange(self.count)
 
     def digest(self, run: Run) -> str:
-        return self.sha256
+        return _with_surroundings(self.sha256, run, self.mosaic)
 
     def blocks(self, run: Run) -> Iterator[Block]:
-        return ((block, None) for block in data.read_test(self.path, BLOCK)[1])
+        surroundings = Surroundings.of(run.config, self.mosaic)
+        number = len(self.mosaic.places) - self.count if self.mosaic else 0  # in the mosaic, of the next tile
+        for block in data.read_test(self.path, BLOCK)[1]:
+            yield show(block, number + np.arange(len(block)), surroundings), None
+            number += len(block)
+
+
+def _with_surroundings(digest: str, run: Run, mosaic: Mosaic | None) -> str:
+    """The digest of tiles, and of the mosaic where a run's network looks at it, too."""
+    if run.config.context == "off" or mosaic is None:
+        return digest
+    return hashlib.sha256(f"{digest} {mosaic.key}".encode()).hexdigest()
 
 
 class Stored:

@@ -15,11 +15,13 @@ import keras
 import numpy as np
 
 from lib import callbacks, runs
-from lib.augment import Augmenter, epoch_tiles
+from lib.augment import Augmenter, Windows, epoch_tiles
 from lib.averaging import Average
 from lib.config import Config
 from lib.console import Console
+from lib.context import Surroundings, show
 from lib.files import sha256
+from lib.frames import Mosaic
 from lib.losses import SegmentationLoss, class_weights
 from lib.metrics import confusion_matrix, mean_iou
 from lib.models import build_model
@@ -39,11 +41,12 @@ class Batches:
 
     Args:
         images, masks: (N, H, W) uint8, the training fold.
+        windows: as for lib.augment.Augmenter.
     """
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config):
+    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config, windows: Windows | None = None):
         self.masks, self.config = masks, config
-        self.augmenter = Augmenter(images, masks, config)
+        self.augmenter = Augmenter(images, masks, config, windows)
         shown = len(epoch_tiles(masks, config, 0)[0])
         self.batch_size = min(config.batch_size, shown)
         self.steps = shown // self.batch_size
@@ -135,6 +138,7 @@ def train_fold(
     dataset,
     console: Console,
     extra: tuple[keras.callbacks.Callback, ...] = (),
+    mosaic: Mosaic | None = None,
 ) -> Metrics:
     """Trains one run to its end, from its checkpoint if there is one, and writes metrics.json.
 
@@ -142,6 +146,7 @@ def train_fold(
         run: from lib.runs.prepare.
         dataset: the lib.data.Dataset whose digest the split names.
         extra: further Keras callbacks; they see the competition's score in the logs.
+        mosaic: of the data, for a config whose network looks at more than its tile.
 
     Returns:
         The metrics, as written.
@@ -153,10 +158,12 @@ def train_fold(
     """
     config, split = run.config, run.split
     images, masks = dataset.images[split.train], dataset.masks[split.train]
-    batches = Batches(images, masks, config)
+    around = Surroundings.of(config, mosaic)
+    windows = None if around is None else lambda indices: around.windows(split.train[indices])
+    batches = Batches(images, masks, config, windows)
     model = build_model(config, *images.shape[1:])
     compile_model(model, config, class_weights(config, masks), batches.steps)
-    kept = Average(model, images).applied if config.average else nullcontext
+    kept = Average(model, show(images, split.train, around)).applied if config.average else nullcontext
     console.facts(
         fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
         f"{len(split.validation)} to validate on",
@@ -178,7 +185,7 @@ def train_fold(
             counters["stopping"] = keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode=mode)
     validation = None
     if validated:
-        tiles = dataset.images[split.validation], dataset.masks[split.validation]
+        tiles = show(dataset.images[split.validation], split.validation, around), dataset.masks[split.validation]
         validation = callbacks.Validation(model, *tiles, config.predict_background, kept)
     checkpoint = callbacks.Checkpoint(run, counters, kept)
     chain = [progress, callbacks.Finite(run), *([validation] if validation else []), callbacks.Report(progress)]

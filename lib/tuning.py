@@ -18,6 +18,7 @@ from lib import runs, search
 from lib.callbacks import SCORE, Diverged
 from lib.config import Config
 from lib.console import Console, UserError
+from lib.frames import Mosaic
 from lib.locks import locked
 from lib.runs import Split, fold_folder, prepare
 from lib.search import Fingerprint, Values
@@ -123,6 +124,7 @@ class Tuner:
     Args:
         base: the configuration that a trial's parameters change.
         space: of lib.search.search_space.
+        mosaic: as for lib.training.train_fold.
     """
 
     study: optuna.Study
@@ -132,6 +134,7 @@ class Tuner:
     split: Split
     folder: Path
     console: Console
+    mosaic: Mosaic | None = None
 
     def run(self, trials: int, report: Callable[[FrozenTrial], None]) -> None:
         """Runs trials until the study has `trials` finished ones, counting those of other processes.
@@ -204,7 +207,7 @@ class Tuner:
                     metrics = run.metrics()
                 else:
                     console = _Bars(self.console.quiet, self.console.json)
-                    metrics = train_fold(run, self.dataset, console, (Pruning(trial),))
+                    metrics = train_fold(run, self.dataset, console, (Pruning(trial),), self.mosaic)
                 assert metrics.mean_iou is not None  # a trial has a validation fold
                 score = metrics.mean_iou
             except Diverged:

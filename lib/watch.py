@@ -29,7 +29,8 @@ def tensorboard(
 
     Args:
         folder: where the event files go; one per run.
-        images, masks: (N, H, W) uint8, the validation fold; N may be 0.
+        images: (N, H, W) uint8, or (N, H, W, C) with what the network sees besides: the validation fold; N may be 0.
+        masks: (N, H, W) uint8.
         background: whether the prediction may answer background.
 
     Raises:
@@ -64,7 +65,8 @@ class Tiles(keras.callbacks.Callback):
 
     Args:
         writer: a tf.summary writer.
-        images, masks: (N, H, W) uint8.
+        images: (N, H, W) uint8, or (N, H, W, C) with what the network sees besides.
+        masks: (N, H, W) uint8.
         background: whether the prediction may answer background.
     """
 
@@ -82,7 +84,7 @@ class Tiles(keras.callbacks.Callback):
         import tensorflow as tf
 
         answers = labels(predict_probabilities(self._probabilities, self.images), self.background)
-        grey = np.repeat(self.images[..., None], 3, axis=-1)
+        grey = np.repeat(self.images.reshape(*self.masks.shape, -1)[..., :1], 3, axis=-1)
         errors = figures.colour_errors(self.masks, answers)
         strips = np.concatenate([grey, figures.colour_mask(self.masks), figures.colour_mask(answers), errors], axis=2)
         with self.writer.as_default():

@@ -87,5 +87,6 @@ def make_mosaic(places, groups=None) -> Mosaic:
         confidence=np.ones(len(table), np.float32),
         fits=np.ones(len(table), bool),
         groups=np.arange(len(places), dtype=np.int32) if groups is None else np.asarray(groups, np.int32),
+        thumbnails=np.zeros((len(places), 16, 32), np.uint8),
         key="",
     )

@@ -32,7 +32,7 @@ class Machine:
         monkeypatch.setattr(budget.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(budget, "train_fold", self.train)
 
-    def train(self, run, dataset, console, extra):
+    def train(self, run, dataset, console, extra, mosaic):
         (clock,) = extra
         self.trained.append(run)
         shown = len(budget.epoch_tiles(dataset.masks[run.split.train], run.config, 0)[0])
@@ -48,7 +48,7 @@ class Machine:
 
 def fit(data, seconds: float, folds: int = 5) -> int:
     dataset, config = load(str(data)), make_config("compact", tiny=True).replace(epochs=12)
-    return epochs_within(seconds, folds, config, Split.of(dataset, config, 0), dataset, QUIET)
+    return epochs_within(seconds, folds, config, Split.of(dataset, config, 0), dataset, None, QUIET)
 
 
 def test_as_many_epochs_as_fit(data, monkeypatch):

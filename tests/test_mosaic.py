@@ -14,7 +14,7 @@ from terrains import Found, Terrain, make_dataset
 from lib import data, frames
 from lib import mosaic as command
 from lib.console import Console, UserError, run_main
-from lib.frames import Mosaic, find_mosaic, mosaic_beside, paste
+from lib.frames import Mosaic, find_mosaic, mosaic_beside, paste, shrunk
 from lib.mosaic import draw, summary
 from lib.terrain import generate
 
@@ -371,7 +371,15 @@ def by_hand() -> tuple[Mosaic, data.Dataset, np.ndarray]:
     across = np.array([True, True, False, False, True, False])
     confidence = np.array([1, 1, 1, 0.5, 0.5, 0.5], np.float32)
     mosaic = Mosaic(
-        places, np.array([4, 2], np.int32), neighbours, across, confidence, np.ones(6, bool), np.zeros(6, np.int32), ""
+        places,
+        np.array([4, 2], np.int32),
+        neighbours,
+        across,
+        confidence,
+        np.ones(6, bool),
+        np.zeros(6, np.int32),
+        shrunk(np.zeros((10, 64, 128), np.uint8)),
+        "",
     )
     masks = np.zeros((6, 64, 128), np.uint8)
     masks[0], masks[1], masks[2], masks[3] = 1, 1, 2, 2  # rows agree, columns do not

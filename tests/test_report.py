@@ -336,13 +336,13 @@ def test_evaluation_predicts_each_fold_by_its_own_weights(tmp_path):
         layer = model.get_layer("logits")
         layer.set_weights([0 * layer.get_weights()[0], np.eye(5, dtype=np.float32)[number + 1]])
         model.save_weights(run.folder / runs.WEIGHTS)
-    evaluation = join(evaluate(found, dataset, Console(quiet=True)))
+    evaluation = join(evaluate(found, ValidationTiles(dataset), Console(quiet=True)))
     assert evaluation.with_views is None
     assert evaluation.tiles.tolist() == [0, 1, 2, 3]
     assert [np.unique(mask).tolist() for mask in evaluation.predictions] == [[1], [1], [2], [2]]
     assert evaluation.confusions.sum() == (dataset.masks[:4] > 0).sum()
     with pytest.raises(UserError, match="other data"):
-        evaluate(found, dataclasses.replace(dataset, digest="e" * 64), Console(quiet=True))
+        evaluate(found, ValidationTiles(dataclasses.replace(dataset, digest="e" * 64)), Console(quiet=True))
 
 
 def test_evaluation_finds_what_was_predicted_with_views_of_all_folds(tmp_path):
@@ -353,10 +353,10 @@ def test_evaluation_finds_what_was_predicted_with_views_of_all_folds(tmp_path):
         run.build_model().save_weights(run.folder / runs.WEIGHTS)
     quiet = Console(quiet=True)
     stores = ensure(found[:1], ValidationTiles(dataset), None, quiet)
-    assert join(evaluate(found, dataset, quiet)).with_views is None  # of one fold only
+    assert join(evaluate(found, ValidationTiles(dataset), quiet)).with_views is None  # of one fold only
     stores += ensure(found[1:], ValidationTiles(dataset), None, quiet)
     wanted = np.concatenate([store.confusions for store in stores])
-    np.testing.assert_array_equal(join(evaluate(found, dataset, quiet)).with_views, wanted)
+    np.testing.assert_array_equal(join(evaluate(found, ValidationTiles(dataset), quiet)).with_views, wanted)
 
 
 @pytest.fixture(scope="module")
