@@ -66,12 +66,12 @@ def main() -> None:
         data=f"{dataset.source}: {len(dataset.images)} training tiles, {tiles.count if tiles else 0} test tiles",
     )
     mosaic = None
+    if neighbours != "off" and not len(dataset.images):
+        console.line("no training_set in the data, so no neighbour has a label: each tile is predicted by itself")
+        neighbours = "off"
     if neighbours != "off" or any(run.config.context != "off" for run in runs):
         mosaic = mosaic_beside(runs[0].folder.parent.parent, dataset, args.data, console)
-        if not len(dataset.images):
-            console.line("no training_set in the data, so no neighbour has a label: each tile is predicted by itself")
-            neighbours = "off"
-        elif not len(mosaic.neighbours):
+        if not len(mosaic.neighbours):
             console.line("no two tiles were found to be neighbours: each is predicted by itself")
     validation = validate(runs, ValidationTiles(dataset, mosaic), ways, background, neighbours, console)
     if tiles and tiles.count:

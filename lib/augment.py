@@ -125,7 +125,8 @@ class Augmenter:
         height, width = (round(side * size) for size in mask.shape)
         top, left = rng.integers(mask.shape[0] - height + 1), rng.integers(mask.shape[1] - width + 1)
         box = slice(top, top + height), slice(left, left + width)
-        image.reshape(*mask.shape, -1)[..., 0][box], mask[box] = self.images[other][box], self.masks[other][box]
+        tile = image.reshape(*mask.shape, -1)[..., 0]  # without what lies around it
+        tile[box], mask[box] = self.images[other][box], self.masks[other][box]
 
 
 def epoch_tiles(masks: np.ndarray, config: Config, epoch: int) -> tuple[np.ndarray, np.ndarray]:
