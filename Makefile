@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants table1
+.PHONY: demo laptop test check mutants table1
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,15 @@ demo: $(VENV)/installed
 	$(BIN)/python submission.py runs/demo/masks.npz --out runs/demo/submission.csv
 	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
+
+LAPTOP = --runs runs/laptop $(if $(DATA),--data $(DATA))
+
+laptop: $(VENV)/installed
+	$(BIN)/python train.py best --tiny --fold all --minutes $(or $(MINUTES),45) --resume $(LAPTOP)
+	$(BIN)/python infer.py best --out runs/laptop/masks.npz $(LAPTOP)
+	$(BIN)/python judge.py best --neighbours labels $(LAPTOP)
+	$(BIN)/python submission.py runs/laptop/masks.npz --out runs/laptop/submission.csv
+	$(BIN)/python submission.py --check runs/laptop/submission.csv $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal

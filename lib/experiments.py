@@ -111,9 +111,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "best",
-            "the compact network, whose predictions heed the labels of neighbouring tiles",
+            "the compact network sees the camera frame around a tile, and predictions heed neighbours' labels",
             "compact",
-            dict(neighbours="labels"),
+            dict(context="frame", neighbours="labels"),
             tiny=dict(width=24, dspp_rates=(), epochs=12),
         ),
         # What others published of this competition: the smallest network among their best
