@@ -35,8 +35,11 @@ def build_model(config: Config, height: int | None = HEIGHT, width: int | None =
     tiles = keras.Input((height, width) if alone else (height, width, CHANNELS), name="tiles")
     # Fixed numbers: nothing has to be fitted or shipped
     features = layers.Rescaling(1 / GREY_SPREAD, offset=-GREY_MEAN / GREY_SPREAD, dtype=policy, name="scaling")(
-        tiles[..., None] if alone else tiles
+        tiles[..., None] if alone else tiles[..., :2]
     )
+    if not alone:  # where the frame is known at all
+        known = layers.Rescaling(1 / 255, dtype=policy, name="known_scaling")(tiles[..., 2:])
+        features = layers.Concatenate(dtype=policy, name="frame")([features, known])
     features = ARCHITECTURES[config.architecture](features, config, policy)
     logits = layers.Conv2D(len(CLASSES), 1, dtype="float32", name="logits")(features)
     return keras.Model(tiles, logits, name=config.experiment)
