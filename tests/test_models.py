@@ -100,7 +100,7 @@ def test_parameter_count(name):
 def test_any_tile_that_the_depth_divides(name):
     model = build_model(make_config(name, tiny=True).replace(width=2), None, None)
     side = 2 ** make_config(name).depth
-    logits = model(rng.integers(0, 256, (1, side, 3 * side)).astype(np.uint8))
+    logits = model(rng.integers(0, 256, (1, side, 3 * side, *model.input.shape[3:])).astype(np.uint8))
     assert tuple(logits.shape) == (1, side, 3 * side, 5)
 
 

@@ -85,7 +85,7 @@ def test_an_old_run_is_resumed(old, monkeypatch):
 
 
 def test_an_old_study_is_continued(old, monkeypatch):
-    def train_fold(run, dataset, console, extra):
+    def train_fold(run, dataset, console, extra, mosaic):
         extra[0].trial.report(0.1, 1)
         return SimpleNamespace(mean_iou=0.1)
 

@@ -249,7 +249,7 @@ class Tuners:
     def train(self, scores) -> None:
         """What trials report from now on: `scores(trial)`, an epoch each."""
 
-        def train_fold(run, dataset, console, extra):
+        def train_fold(run, dataset, console, extra, mosaic):
             extra[0].set_model(type("Model", (), {"stop_training": False})())
             for epoch, score in enumerate(values := scores(extra[0].trial)):
                 extra[0].on_epoch_end(epoch, {"mean_iou": score})
