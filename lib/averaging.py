@@ -30,11 +30,11 @@ class Average:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the block the model has the averaged weights; afterwards it is as it was, to the last bit."""
-        kept = [(variable, keras.ops.convert_to_numpy(variable)) for variable in self._model.variables]
+        kept = [(variable, _copy(variable)) for variable in self._model.variables]
         optimizer = self._model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # under a loss scale
         for variable, average in zip(self._model.trainable_variables, optimizer._model_variables_moving_average):
-            variable.assign(average)
+            variable.assign(_copy(average))
         try:
             self._measure()
             yield
@@ -51,3 +51,8 @@ class Average:
             self._model(batch, training=True)
         for norm, momentum in zip(self._norms, momenta):
             norm.momentum = momentum
+
+
+def _copy(variable: keras.Variable) -> np.ndarray:
+    """Its value in memory of its own: JAX's prediction gives the variables' memory away and would take a share along."""
+    return np.array(keras.ops.convert_to_numpy(variable))
