@@ -54,5 +54,5 @@ class Average:
 
 
 def _copy(variable: keras.Variable) -> np.ndarray:
-    """Its value in memory of its own: JAX's prediction gives the variables' memory away and would take a share along."""
+    """Its value in memory of its own: JAX's prediction gives variables' memory away, and what shares it with them."""
     return np.array(keras.ops.convert_to_numpy(variable))
