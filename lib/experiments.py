@@ -111,9 +111,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "best",
-            "the compact network sees the camera frame around a tile, and predictions heed neighbours' labels",
+            "the compact network, whose predictions heed the labels of neighbouring tiles",
             "compact",
-            dict(context="frame", neighbours="labels"),
+            dict(neighbours="labels"),
             tiny=dict(width=24, dspp_rates=(), epochs=12),
         ),
         # What others published of this competition: the smallest network among their best
