@@ -46,15 +46,18 @@ def main() -> None:
         runs=", ".join(str(run.folder) for system in chosen for run in system.runs),
         data=f"{dataset.source}: {len(dataset.images)} training tiles",
     )
-    mosaic = mosaic_beside(chosen[0].folder.parent, dataset, args.data, console)
-    tiles, clues = ValidationTiles(dataset, mosaic), None
-    if args.neighbours != "off":
+    mosaic, clues = None, None
+    looked_at = any(system.config.context != "off" for system in chosen)
+    if looked_at or args.neighbours != "off" or not args.picture:
+        mosaic = mosaic_beside(chosen[0].folder.parent, dataset, args.data, console)
+    tiles = ValidationTiles(dataset, mosaic)
+    if mosaic and args.neighbours != "off":
         clues = clues_for_validation(mosaic, dataset, [run for system in chosen for run in system.runs])
     if args.picture:
-        if clues is None:
-            draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, tiles, console)))
-        else:
+        if mosaic and clues:
             neighbours.draw(args.picture, mosaic, dataset, ensure(chosen[0].runs, tiles, PLAIN, console), clues)
+        else:
+            draw_sample(args.picture, dataset, join(evaluate(chosen[0].runs, tiles, console)))
         console.line(f"\n{args.picture}: written")
         console.result(picture=args.picture)
         return
@@ -70,13 +73,13 @@ def main() -> None:
         if len(evaluated[-1][1].tiles):
             pooled.append(Pooled.of(system, evaluations))
     verdicts, section = Verdicts([], [], "", []), OFF
-    if pooled and not clues:
-        verdicts = judge(pooled, dataset, mosaic)
-    elif clues and pooled:
-        each = [ensure(one.system.runs, tiles, PLAIN, console) for one in pooled]
-        heeding = [Pooled.heeding(one.system, stores, clues, dataset.masks) for one, stores in zip(pooled, each)]
+    if mosaic and pooled:
+        heeding = []
+        if clues:
+            each = [ensure(one.system.runs, tiles, PLAIN, console) for one in pooled]
+            heeding = [Pooled.heeding(one.system, stores, clues, dataset.masks) for one, stores in zip(pooled, each)]
+            section = neighbours.build(mosaic, dataset, each[0], clues)
         verdicts = judge(heeding + pooled, dataset, mosaic)
-        section = neighbours.build(mosaic, dataset, each[0], clues)
     write_page(args.out, evaluated, verdicts, section, dataset, console)
 
 
