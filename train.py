@@ -4,7 +4,8 @@ python train.py --list
 python train.py seventh --tiny                       generated terrain, a laptop
 python train.py seventh --data FILE --fold all       five folds of the competition's file
 python train.py seventh --fold none --set epochs=70  every clean tile, for the last submission
-python train.py compact --minutes 60                 as many epochs as fit, of all chosen folds together
+python train.py best --minutes 60                    as many epochs as fit, of all chosen folds together
+python train.py best_pseudo                          learns from tiles without labels, too, what best says of them
 python train.py seventh --resume                     after Ctrl-C, a crash or a full disk
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,8 @@ from lib.frames import Mosaic, mosaic_beside
 from lib.groups import FOLDS_BY
 from lib.locks import locked
 from lib.metrics import percent
+from lib.probabilities import ValidationTiles
+from lib.pseudo import Unlabelled, find_teachers, pseudo_labels
 from lib.records import Metrics, Minutes
 from lib.runs import ADVICE, CONFIG, Run, Split, fold_folder, prepare
 from lib.schema import option
@@ -117,13 +121,27 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
         runs = [prepare(folder, config, split, args.resume) for folder, split in zip(folders, splits)]
         for run in runs:
             run.check_data(dataset)
-        if config.context != "off" and not all(run.finished for run in runs):
+        left = [run for run in runs if not run.finished]
+        teachers = find_teachers(left, args.runs, dataset) if config.semi != "none" else [None] * len(left)
+        heeded = config.semi != "none" and config.neighbours != "off"
+        if left and (heeded or any(one and one.config.context != "off" for one in (left[0], *teachers))):
             mosaic = mosaic_beside(args.runs, dataset, args.data, console)
+
+        def taught(run: Run, teacher: Run | None) -> Unlabelled | None:
+            """What a run learns from besides its own tiles."""
+            if teacher is None:
+                return None
+            return pseudo_labels(run, teacher, ValidationTiles(dataset, mosaic), args.data, console)
+
         if args.minutes and begun is None:
             from lib.budget import epochs_within
 
-            epochs = epochs_within(60 * args.minutes, len(runs), config, splits[0], dataset, mosaic, console)
+            started = time.perf_counter()
+            unlabelled = taught(left[0], teachers[0])
+            seconds = 60 * args.minutes - len(runs) * (time.perf_counter() - started)
+            epochs = epochs_within(seconds, len(runs), config, splits[0], dataset, mosaic, unlabelled, console)
             runs = [replace(run, config=config.replace(epochs=epochs)) for run in runs]
+        waiting = iter(teachers)
         for run in runs:
             if run.finished:
                 console.line(f"{run.folder}: finished before; delete it to train it again")
@@ -132,7 +150,7 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
                 from lib.training import train_fold  # Keras takes seconds to load: only now
 
                 watched = watching(args.tensorboard, run, dataset, mosaic)
-                results.append(train_fold(run, dataset, console, watched, mosaic))
+                results.append(train_fold(run, dataset, console, watched, mosaic, taught(run, next(waiting))))
     report(runs, results, args, console)
 
 

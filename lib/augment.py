@@ -48,14 +48,23 @@ class Augmenter:
     Args:
         images, masks: (N, H, W) uint8, the training fold ONLY: cutouts are taken from it. Never changed.
         config: which augmentations, how often, and the seed.
-        windows: of indices (B,) into the fold, what a network sees around these tiles: Surroundings.windows.
+        windows: of indices (B,) into the tiles, what a network sees around these: Surroundings.windows.
+        labelled: how many of the tiles, the first, have labels of people, and so may be cut out of; default: all.
 
     Raises:
         UserError: when the config asks for rocks and the fold has none, or for keras-cv and it is missing.
     """
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config, windows: Windows | None = None):
+    def __init__(
+        self,
+        images: np.ndarray,
+        masks: np.ndarray,
+        config: Config,
+        windows: Windows | None = None,
+        labelled: int | None = None,
+    ):
         self.images, self.masks, self.config, self.windows = images, masks, config, windows
+        images, masks = images[:labelled], masks[:labelled]
         for name in ("copy_paste", "general", "randaugment", "synthesis"):
             if getattr(config, name) and not (masks == BIG_ROCK).any():
                 raise UserError(f"{name}: no tile of the training fold shows big rock; set {name}=0")
@@ -68,7 +77,7 @@ class Augmenter:
             general = General()
             pixels = np.bincount(masks.ravel(), minlength=len(CLASSES))
             rarest = 1 + int(pixels[1:].argmin())
-            self.rare = (masks == rarest).any(axis=(1, 2))
+            self.rare = (self.masks == rarest).any(axis=(1, 2))
             self.general = ((config.general, general.transform), (config.randaugment, general.randaugment))
 
     def __call__(self, index: int, epoch: int, repeat: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -129,18 +138,27 @@ class Augmenter:
         tile[box], mask[box] = self.images[other][box], self.masks[other][box]
 
 
-def epoch_tiles(masks: np.ndarray, config: Config, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def epoch_tiles(masks: np.ndarray, config: Config, epoch: int, unlabelled: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The tiles that an epoch shows, shuffled by (seed, epoch): each once, those with big rock `oversample` times.
+
+    Of tiles without labels of people, which follow them, the config's share: all in turn, before one comes again.
 
     Args:
         masks: (N, H, W) uint8, the training fold.
+        unlabelled: how many tiles there are besides.
 
     Returns:
-        indices (L,) into the fold, and repeats (L,): the how-manieth showing of that tile, from 0.
+        indices (L,) into the fold and what follows it, and repeats (L,): the how-manieth showing of that tile, from 0.
     """
     counts = np.where((masks == BIG_ROCK).any(axis=(1, 2)), config.oversample, 1)
     indices = np.repeat(np.arange(len(masks)), counts)
     repeats = np.concatenate([np.arange(count) for count in counts])
+    if unlabelled:
+        shown = round(config.unlabelled * len(masks))
+        turns = np.arange(epoch * shown, (epoch + 1) * shown)
+        taken = len(masks) + generator(config.seed).permutation(unlabelled)[turns % unlabelled]
+        again = turns // unlabelled - epoch * shown // unlabelled
+        indices, repeats = np.append(indices, taken), np.append(repeats, again)
     order = generator(config.seed, epoch).permutation(len(indices))
     return indices[order], repeats[order]
 

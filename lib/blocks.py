@@ -161,6 +161,29 @@ class Fold(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
+class Unfold(_Block):
+    """Takes `Fold` back: (B, H, W, C * size^2) -> (B, H * size, W * size, C).
+
+    After a convolution it is a step up in resolution whose arithmetic happens at the lower one (Shi et al. 2016).
+    """
+
+    def __init__(self, size: int = 2, **base):
+        super().__init__(size=size, **base)
+
+    def call(self, x):
+        size, (batch, height, width, channels) = self._arguments["size"], ops.shape(x)
+        x = ops.reshape(x, (batch, height, width, size, size, channels // size**2))
+        return ops.reshape(
+            ops.transpose(x, (0, 1, 3, 2, 4, 5)), (batch, height * size, width * size, channels // size**2)
+        )
+
+    def compute_output_shape(self, shape):
+        size = self._arguments["size"]
+        height, width = (side and side * size for side in shape[1:3])
+        return (shape[0], height, width, shape[3] // size**2)
+
+
+@keras.saving.register_keras_serializable("mars")
 class Middle(_Block):
     """The middle half of the rows and columns: (B, H, W, C) -> (B, H/2, W/2, C)."""
 

@@ -15,6 +15,7 @@ from lib.config import Config
 from lib.console import Console, UserError
 from lib.data import Dataset
 from lib.frames import Mosaic
+from lib.pseudo import Unlabelled
 from lib.runs import Run, Split
 from lib.task import BIG_ROCK
 from lib.training import train_fold
@@ -37,14 +38,21 @@ class _Clock(keras.callbacks.Callback):
 
 
 def epochs_within(
-    seconds: float, folds: int, config: Config, split: Split, dataset: Dataset, mosaic: Mosaic | None, console: Console
+    seconds: float,
+    folds: int,
+    config: Config,
+    split: Split,
+    dataset: Dataset,
+    mosaic: Mosaic | None,
+    unlabelled: Unlabelled | None,
+    console: Console,
 ) -> int:
     """The epochs of each of so many trainings that together, with the measuring, take so many seconds.
 
     Args:
         folds: how many are trained one after the other.
         split: of one of them.
-        mosaic: as for lib.training.train_fold.
+        mosaic, unlabelled: as for lib.training.train_fold.
         console: says what was measured.
 
     Raises:
@@ -58,9 +66,10 @@ def epochs_within(
     with tempfile.TemporaryDirectory() as folder:
         short = config.replace(epochs=EPOCHS)
         run = Run(Path(folder), short, replace(split, train=split.train[some]))
-        train_fold(run, dataset, Console(quiet=True), (clock,), mosaic)
+        train_fold(run, dataset, Console(quiet=True), (clock,), mosaic, unlabelled)
     keras.utils.clear_session()
-    shown, measured = (len(epoch_tiles(part, config, 0)[0]) for part in (masks, masks[some]))
+    others = len(unlabelled.tiles) if unlabelled else 0
+    shown, measured = (len(epoch_tiles(part, config, 0, others)[0]) for part in (masks, masks[some]))
     epoch = clock.epoch - clock.training + clock.training * shown / measured
     around = time.perf_counter() - begun - EPOCHS * clock.epoch  # building, compiling, the closing score
     left = seconds - (time.perf_counter() - begun) - folds * around

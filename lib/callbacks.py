@@ -153,23 +153,30 @@ class Finite(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Keeps the best weights, and everything that a resumed training needs to go on as if nothing had happened.
 
-    Best is the highest score; without a validation fold every epoch replaces the weights. The state is every variable
-    of model and optimizer (learning rate and dropout seeds among them), the counters of the schedule and of early
-    stopping, and the history. It is written after an epoch, the best weights before it: a process killed between the
-    two repeats the epoch and writes the same weights again. Writing the state is skipped while it would take more than
-    a tenth of the time since the last one.
+    Best is the highest score; without a validation fold, and with keep=last, every epoch replaces the weights. The
+    state is every variable of model and optimizer (learning rate and dropout seeds among them), the counters of the
+    schedule and of early stopping, and the history. It is written after an epoch, the best weights before it: a process
+    killed between the two repeats the epoch and writes the same weights again. Writing the state is skipped while it
+    would take more than a tenth of the time since the last one.
 
     Args:
         run: whose folder is written.
         counters: callbacks by name whose counters belong to the state.
         kept: gives a context in which the model has the weights that are to be kept; by default those it has.
+        teacher: digest of whose pseudo-labels are learnt from; a resumed training must have the same.
     """
 
     ATTRIBUTES = ("best", "wait", "cooldown_counter", "stopped_epoch", "best_epoch")
 
-    def __init__(self, run: Run, counters: dict[str, keras.callbacks.Callback], kept: Kept = nullcontext):
+    def __init__(
+        self,
+        run: Run,
+        counters: dict[str, keras.callbacks.Callback],
+        kept: Kept = nullcontext,
+        teacher: str | None = None,
+    ):
         super().__init__()
-        self._kept = kept
+        self._kept, self._teacher = kept, teacher
         self.run, self.folder, self.counters = run, run.folder, counters
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
@@ -190,6 +197,10 @@ class Checkpoint(keras.callbacks.Callback):
         state, values = json.loads(str(arrays.pop("state"))), list(arrays.values())
         if state.get("run", self._name()) != self._name():  # which older versions did not write
             raise UserError(f"{path}: is the state of another run; delete {self.folder} and train again")
+        if state.get("teacher") != self._teacher:
+            raise UserError(
+                f"{path}: was taught by other weights than its teacher has now; delete {self.folder} and train again"
+            )
         if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables)):
             raise UserError(f"{path}: is the state of another network; delete {self.folder} and train again")
         for variable, value in zip(variables, values):
@@ -219,7 +230,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         previous = self.best
         self.history.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
-        if previous is None or logs[SCORE] > previous:
+        if previous is None or self.run.config.keep == "last" or logs[SCORE] > previous:
             self.best_epoch = epoch
             with self._kept():
                 weights.save(self.folder / runs.WEIGHTS, self.model)
@@ -239,6 +250,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         state = {
             "run": self._name(),
+            "teacher": self._teacher,
             "history": self.history,
             "best_epoch": self.best_epoch,
             "stopped": bool(self.model.stop_training),

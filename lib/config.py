@@ -73,6 +73,11 @@ class Config(Record):
         0.0, ge=0, le=0.9, description="chance that training skips a transformer block's residual branch"
     )
     dropout: float = Field(0.0, ge=0, le=0.9, description="dropout at the bottlenecks")
+    upscale: Literal["bilinear", "subpixel"] = Field(
+        "bilinear",
+        description="the compact network's last step, to full resolution: widened, then convolved with the raw tile; "
+        "or convolved at half of it, a third of the cost, and unfolded",
+    )
 
     context: Context = Field(
         "off", description="what the network sees besides its tile: the camera frame around it; lib/context.py"
@@ -103,6 +108,19 @@ class Config(Record):
     cutmix: Share = Field(0.0, description="share of training tiles of which a rectangle shows another tile")
     oversample: int = Field(4, ge=1, le=100, description="how often an epoch shows each tile with big rock")
 
+    # Tiles without labels
+    semi: Literal["none", "pseudo"] = Field(
+        "none", description="what is learnt from tiles without labels: nothing, or what a teacher says of them"
+    )
+    teacher: Name = Field(
+        "best",
+        description="experiment under the same --runs folder that teaches, each fold the same fold; lib/pseudo.py",
+    )
+    unlabelled: float = Field(
+        1.0, gt=0, le=10, description="tiles without labels that an epoch shows for each one with labels"
+    )
+    sure: Share = Field(0.8, description="share of each class's pixels, the surest, for which a teacher's word counts")
+
     # Loss: a weighted sum
     cross_entropy: Weight = Field(1.0, description="weight of sparse categorical cross-entropy")
     dice: Weight = Field(0.0, description="weight of the dice loss")
@@ -128,6 +146,11 @@ class Config(Record):
     )
     average: float = Field(
         0.0, ge=0, lt=1, description="momentum of averaged weights, which are validated and kept; 0: the last ones"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="the epoch whose weights are kept: the best on the validation fold, or the last, which was not "
+        "chosen by the tiles that score it",
     )
     plateau_patience: Epochs = Field(15, description="epochs without a better score before the learning rate falls")
     plateau_factor: float = Field(0.1, ge=0.001, le=0.999, description="what the learning rate is multiplied by then")
@@ -160,6 +183,12 @@ class Config(Record):
             raise ValueError("architecture=compact: one network without transformers; nesting=1 transformer=none")
         if self.context != "off" and (self.architecture != "compact" or self.depth != 4):
             raise ValueError(f"context={self.context}: needs architecture=compact depth=4")
+        if self.semi != "none" and not self.ignore_background:
+            raise ValueError(
+                f"semi={self.semi}: a pixel that nobody is sure of has no label; needs ignore_background=True"
+            )
+        if self.semi != "none" and self.teacher == self.experiment:
+            raise ValueError(f"teacher={self.teacher}: is the experiment itself; name an earlier one, or this one anew")
         if not any((self.cross_entropy, self.dice, self.focal)):
             raise ValueError("cross_entropy, dice, focal: all weights are 0, but one must be positive")
         if self.class_weights == "given" and len(self.given_weights) != len(CLASSES):

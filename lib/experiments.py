@@ -111,10 +111,17 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "best",
-            "the compact network, whose predictions heed the labels of neighbouring tiles",
+            "the compact network, faster, whose predictions heed the labels of neighbouring tiles",
             "compact",
-            dict(neighbours="labels"),
+            dict(upscale="subpixel", keep="last", neighbours="labels"),
             tiny=dict(width=24, dspp_rates=(), epochs=12),
+        ),
+        Experiment(
+            "best_pseudo",
+            "taught by the best: pseudo-labels on tiles without labels",
+            "best",
+            dict(semi="pseudo", teacher="best"),
+            tiny=dict(width=24, dspp_rates=(), epochs=6),
         ),
         # What others published of this competition: the smallest network among their best
         Experiment(

@@ -49,15 +49,21 @@ def _compact(features, config: Config, policy):
     """One small encoder and decoder of residual blocks, whose finest map has half the tile's resolution.
 
     The filters are `width` times RESIDUAL_WIDTHS from the finest map on; at the coarsest one attention and spatial
-    pyramid follow. The last step, back to full resolution, sees the raw tile again. With context=frame, features of the
-    tile's surroundings join at the coarsest.
+    pyramid follow. The last step, back to full resolution, sees the raw tile again: with upscale=bilinear at full
+    resolution, with upscale=subpixel folded, as the network reads it. With context=frame, features of the tile's
+    surroundings join at the coarsest.
     """
     around = None
     if config.context != "off":
         around, features = _surroundings(features[..., 1:], config, policy), features[..., :1]
-    raw = layers.Conv2D(RAW_FILTERS, 3, padding="same", activation="relu", dtype=policy, name="raw")(features)
+    outputs = config.width // 2 or 1
+
+    def convolved(number, name):
+        return layers.Conv2D(number, 3, padding="same", activation="relu", dtype=policy, name=name)
+
+    raw = convolved(RAW_FILTERS, "raw")(features) if config.upscale == "bilinear" else None
     widths = [config.width * RESIDUAL_WIDTHS[min(level, len(RESIDUAL_WIDTHS) - 1)] for level in range(config.depth)]
-    features = blocks.Fold(2, dtype=policy, name="fold")(features)
+    folded = features = blocks.Fold(2, dtype=policy, name="fold")(features)
     skips = []
     for level, filters in enumerate(widths):
         if level:
@@ -75,11 +81,12 @@ def _compact(features, config: Config, policy):
         features = layers.UpSampling2D(interpolation="bilinear", dtype=policy, name=f"upsample_{level}")(features)
         features = layers.Concatenate(dtype=policy, name=f"concat_{level}")([features, skips[level]])
         features = blocks.ResidualBlock(widths[level], dtype=policy, name=f"up_{level}")(features)
+    if raw is None:
+        features = layers.Concatenate(dtype=policy, name="concat_folded")([features, folded])
+        return blocks.Unfold(2, dtype=policy, name="unfold")(convolved(4 * outputs, "last")(features))
     features = layers.UpSampling2D(interpolation="bilinear", dtype=policy, name="unfold")(features)
     features = layers.Concatenate(dtype=policy, name="concat_raw")([features, raw])
-    return layers.Conv2D(config.width // 2 or 1, 3, padding="same", activation="relu", dtype=policy, name="last")(
-        features
-    )
+    return convolved(outputs, "last")(features)
 
 
 def _surroundings(window, config: Config, policy):

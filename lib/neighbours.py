@@ -67,8 +67,15 @@ class Clues:
 
 def clues_for_test(mosaic: Mosaic, dataset: Dataset) -> Clues:
     """Of all test tiles, numbered from the first training tile on; every clean training tile's labels are seen."""
-    tiles = np.arange(len(dataset.images), len(mosaic.places))
-    seen = ~dataset.outliers
+    return clues_without_labels(mosaic, dataset, np.flatnonzero(~dataset.outliers))
+
+
+def clues_without_labels(mosaic: Mosaic, dataset: Dataset, train: np.ndarray) -> Clues:
+    """Of the clean training tiles that are not in `train` (n,), and all test tiles; only labels of `train` are seen."""
+    seen = np.zeros(len(dataset.images), bool)
+    seen[train] = True
+    held = np.flatnonzero(~seen & ~dataset.outliers)
+    tiles = np.concatenate([held, np.arange(len(seen), len(mosaic.places))])
     return Clues(
         tiles, _codes(mosaic, dataset.masks, seen, tiles), _table(mosaic, dataset.masks, seen)[None], 0 * tiles
     )

@@ -49,7 +49,7 @@ class Metrics(Sealed):
 
     `files`: hex SHA-256 by name of what training left beside it; empty where an older version wrote it.
     `seconds` of training alone; `untrained_mean_iou`, `constant_mean_iou` of the fresh network, and of the training
-    fold's commonest class everywhere.
+    fold's commonest class everywhere. `teacher`: hex SHA-256 of the weights whose pseudo-labels were learnt from.
     """
 
     parameters: Positive
@@ -62,6 +62,7 @@ class Metrics(Sealed):
     iou: dict[str, Share | None] | None = None
     confusion: Confusion | None = None
     files: dict[str, str] = Field(default_factory=dict)
+    teacher: str | None = None
     config_hash: str | None = Field(None, exclude=True)  # older versions wrote it; nobody reads it
 
     @model_validator(mode="after")

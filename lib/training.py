@@ -25,6 +25,7 @@ from lib.frames import Mosaic
 from lib.losses import SegmentationLoss, class_weights
 from lib.metrics import confusion_matrix, mean_iou
 from lib.models import build_model
+from lib.pseudo import Unlabelled
 from lib.records import Environment, Metrics
 from lib.runs import Run
 
@@ -40,14 +41,22 @@ class Batches:
     that all batches have one shape.
 
     Args:
-        images, masks: (N, H, W) uint8, the training fold.
-        windows: as for lib.augment.Augmenter.
+        images, masks: (N, H, W) uint8, the training fold, and after it tiles without labels of people.
+        windows, labelled: as for lib.augment.Augmenter.
     """
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray, config: Config, windows: Windows | None = None):
-        self.masks, self.config = masks, config
-        self.augmenter = Augmenter(images, masks, config, windows)
-        shown = len(epoch_tiles(masks, config, 0)[0])
+    def __init__(
+        self,
+        images: np.ndarray,
+        masks: np.ndarray,
+        config: Config,
+        windows: Windows | None = None,
+        labelled: int | None = None,
+    ):
+        self.masks, self.config = masks[:labelled], config
+        self.unlabelled = len(masks) - len(self.masks)
+        self.augmenter = Augmenter(images, masks, config, windows, labelled)
+        shown = len(self._tiles(0)[0])
         self.batch_size = min(config.batch_size, shown)
         self.steps = shown // self.batch_size
 
@@ -62,11 +71,14 @@ class Batches:
 
     def _order(self, epoch: int) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
         while True:
-            indices, repeats = epoch_tiles(self.masks, self.config, epoch)
+            indices, repeats = self._tiles(epoch)
             for step in range(self.steps):
                 part = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 yield indices[part], epoch, repeats[part]
             epoch += 1
+
+    def _tiles(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return epoch_tiles(self.masks, self.config, epoch, self.unlabelled)
 
 
 @keras.saving.register_keras_serializable("mars")
@@ -139,6 +151,7 @@ def train_fold(
     console: Console,
     extra: tuple[keras.callbacks.Callback, ...] = (),
     mosaic: Mosaic | None = None,
+    unlabelled: Unlabelled | None = None,
 ) -> Metrics:
     """Trains one run to its end, from its checkpoint if there is one, and writes metrics.json.
 
@@ -147,6 +160,7 @@ def train_fold(
         dataset: the lib.data.Dataset whose digest the split names.
         extra: further Keras callbacks; they see the competition's score in the logs.
         mosaic: of the data, for a config whose network looks at more than its tile.
+        unlabelled: tiles with pseudo-labels, for a config with semi=pseudo.
 
     Returns:
         The metrics, as written.
@@ -157,16 +171,23 @@ def train_fold(
         KeyboardInterrupt: on Ctrl-C; the run can be resumed.
     """
     config, split = run.config, run.split
-    images, masks = dataset.images[split.train], dataset.masks[split.train]
+    if (unlabelled is None) != (config.semi == "none"):
+        raise ValueError(f"semi={config.semi}: pseudo-labels are given for semi=pseudo, and for that alone")
+    tiles, images, masks = split.train, dataset.images[split.train], dataset.masks[split.train]
+    shown, answers = images, masks
+    if unlabelled:
+        tiles = np.concatenate([tiles, unlabelled.tiles])
+        shown, answers = np.concatenate([images, unlabelled.images]), np.concatenate([masks, unlabelled.masks])
     around = Surroundings.of(config, mosaic)
-    windows = None if around is None else lambda indices: around.windows(split.train[indices])
-    batches = Batches(images, masks, config, windows)
+    windows = None if around is None else lambda indices: around.windows(tiles[indices])
+    batches = Batches(shown, answers, config, windows, len(masks))
     model = build_model(config, *images.shape[1:])
     compile_model(model, config, class_weights(config, masks), batches.steps)
     kept = Average(model, show(images, split.train, around)).applied if config.average else nullcontext
     console.facts(
         fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
-        f"{len(split.validation)} to validate on",
+        f"{len(split.validation)} to validate on"
+        + (f", {len(unlabelled.tiles)} with a teacher's labels" if unlabelled else ""),
         device=device(),
         parameters=f"{model.count_params():,}",
         run=run.folder,
@@ -185,9 +206,10 @@ def train_fold(
             counters["stopping"] = keras.callbacks.EarlyStopping(monitor, patience=config.patience, mode=mode)
     validation = None
     if validated:
-        tiles = show(dataset.images[split.validation], split.validation, around), dataset.masks[split.validation]
-        validation = callbacks.Validation(model, *tiles, config.predict_background, kept)
-    checkpoint = callbacks.Checkpoint(run, counters, kept)
+        unseen = show(dataset.images[split.validation], split.validation, around), dataset.masks[split.validation]
+        validation = callbacks.Validation(model, *unseen, config.predict_background, kept)
+    teacher = unlabelled.teacher if unlabelled else None
+    checkpoint = callbacks.Checkpoint(run, counters, kept, teacher)
     chain = [progress, callbacks.Finite(run), *([validation] if validation else []), callbacks.Report(progress)]
     chain += [*(counters.values() or [callbacks.LearningRate()]), *extra, checkpoint]
 
@@ -219,6 +241,7 @@ def train_fold(
     metrics = Metrics(
         parameters=model.count_params(),
         epochs=len(checkpoint.history),
+        teacher=teacher,
         best_epoch=checkpoint.best_epoch + 1,
         seconds=sum(row["seconds"] for row in checkpoint.history),
         files={name: sha256(run.folder / name) for name in (runs.CONFIG, runs.SPLIT, runs.HISTORY, runs.WEIGHTS)},
