@@ -136,9 +136,10 @@ def train(config: Config, args: argparse.Namespace, console: Console) -> None:
         if args.minutes and begun is None:
             from lib.budget import epochs_within
 
-            started = time.perf_counter()
+            seconds, started = 60 * args.minutes, time.perf_counter()
             unlabelled = taught(left[0], teachers[0])
-            seconds = 60 * args.minutes - len(runs) * (time.perf_counter() - started)
+            if unlabelled:
+                seconds -= len(runs) * (time.perf_counter() - started)
             epochs = epochs_within(seconds, len(runs), config, splits[0], dataset, mosaic, unlabelled, console)
             runs = [replace(run, config=config.replace(epochs=epochs)) for run in runs]
         waiting = iter(teachers)

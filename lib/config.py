@@ -117,7 +117,7 @@ class Config(Record):
         description="experiment under the same --runs folder that teaches, each fold the same fold; lib/pseudo.py",
     )
     unlabelled: float = Field(
-        1.0, gt=0, le=10, description="tiles without labels that an epoch shows for each one with labels"
+        1.0, ge=0.01, le=10, description="tiles without labels that an epoch shows for each one with labels"
     )
     sure: Share = Field(0.8, description="share of each class's pixels, the surest, for which a teacher's word counts")
 

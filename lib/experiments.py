@@ -120,7 +120,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "best_pseudo",
             "taught by the best: pseudo-labels on tiles without labels",
             "best",
-            dict(semi="pseudo", teacher="best"),
+            dict(semi="pseudo"),
             tiny=dict(width=24, dspp_rates=(), epochs=6),
         ),
         # What others published of this competition: the smallest network among their best

@@ -163,6 +163,38 @@ def test_oversample_repeats_tiles_with_rock(fold):
     assert sorted(repeats[indices == 2]) == [0, 1, 2]
 
 
+def test_tiles_without_labels_take_turns(fold):
+    """26 of them, 20 an epoch: no tile comes again before all have come, and the labelled ones come as without them."""
+    _, masks = fold
+    config = Config(oversample=3, unlabelled=0.5)
+    seen, repeats = [], []
+    for epoch in range(4):
+        indices, again = epoch_tiles(masks, config, epoch, unlabelled=26)
+        own = indices < 40
+        plain = epoch_tiles(masks, config, epoch)[0]
+        assert sorted(indices[own]) == sorted(plain) and own[-20:].sum() < 20  # and shuffled among them
+        seen += indices[~own].tolist()
+        repeats += list(zip([epoch] * 20, indices[~own].tolist(), again[~own].tolist()))
+    assert len(seen) == 80 and set(seen) == set(range(40, 66))
+    assert set(np.bincount(seen)[40:]) == {3, 4}
+    assert len(set(repeats)) == 80
+    few, again = epoch_tiles(masks, config, 0, unlabelled=8)  # each twice or more in one epoch, drawn differently
+    assert len(set(zip(few.tolist(), again.tolist()))) == len(few) == 48 + 20
+
+
+def test_nothing_is_cut_out_of_tiles_without_labels(fold):
+    """A teacher may call anything a rock."""
+    images, masks = fold
+    strange, wrong = np.full_like(images[:9], 99), np.full_like(masks[:9], 4)
+    config = Config(copy_paste=1.0, synthesis=1.0, shift_down=0, shift_across=0)
+    alone = Augmenter(images, masks, config)
+    beside = Augmenter(np.concatenate([images, strange]), np.concatenate([masks, wrong]), config, labelled=40)
+    for one, other in zip(everything(alone), everything(beside)):
+        np.testing.assert_array_equal(one, other[:40])
+    changed, labels = beside(45, epoch=0)
+    assert (changed != 99).any() and (labels != 4).any()  # but pasted on they are
+
+
 def test_epochs_are_shuffled_differently_but_repeatably(fold):
     _, masks = fold
     first, again, later = (epoch_tiles(masks, Config(), epoch)[0].tolist() for epoch in (1, 1, 2))

@@ -1,6 +1,7 @@
 """Training for a span of time: epochs worked out from what an epoch takes, the same for all folds, kept on resume."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,10 +33,11 @@ class Machine:
         monkeypatch.setattr(budget.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(budget, "train_fold", self.train)
 
-    def train(self, run, dataset, console, extra, mosaic):
+    def train(self, run, dataset, console, extra, mosaic, unlabelled):
         (clock,) = extra
         self.trained.append(run)
-        shown = len(budget.epoch_tiles(dataset.masks[run.split.train], run.config, 0)[0])
+        others = len(unlabelled.tiles) if unlabelled else 0
+        shown = len(budget.epoch_tiles(dataset.masks[run.split.train], run.config, 0, others)[0])
         self.now += 30
         for epoch in range(run.config.epochs):
             clock.on_epoch_begin(epoch)
@@ -46,9 +48,9 @@ class Machine:
         self.now += 10
 
 
-def fit(data, seconds: float, folds: int = 5) -> int:
+def fit(data, seconds: float, folds: int = 5, unlabelled=None) -> int:
     dataset, config = load(str(data)), make_config("compact", tiny=True).replace(epochs=12)
-    return epochs_within(seconds, folds, config, Split.of(dataset, config, 0), dataset, None, QUIET)
+    return epochs_within(seconds, folds, config, Split.of(dataset, config, 0), dataset, None, unlabelled, QUIET)
 
 
 def test_as_many_epochs_as_fit(data, monkeypatch):
@@ -67,6 +69,10 @@ def test_as_many_epochs_as_fit(data, monkeypatch):
     np.testing.assert_array_equal(probe.split.validation, split.validation)
     assert not probe.folder.exists()
     assert fit(data, 3600, folds=1) > 4 * epochs
+    started = machine.now
+    taught = fit(data, 3600, unlabelled=SimpleNamespace(tiles=range(500)))  # as many of them as tiles with labels
+    measuring, epoch = machine.now - started, 0.25 * (shown + len(split.train)) + 8
+    assert measuring + 5 * (40 + taught * epoch) <= 3600 < measuring + 5 * (40 + (taught + 1) * epoch)
 
 
 def test_a_span_that_is_too_short_is_refused(data, monkeypatch):

@@ -56,12 +56,14 @@ def test_an_empty_tuple_can_be_given():
         ("experiment=..", "must match"),
         ("experiment=a/b", "must match"),
         ("views=", "views: needs 1 or more"),
+        ("semi=pseudo teacher=seventh", "teacher=seventh: is the experiment itself"),
+        ("semi=pseudo ignore_background=no", "needs ignore_background=True"),
         ("views=hflip,turn", r"views\[1\]=turn: no operation 'turn'"),
     ],
 )
 def test_bad_overrides_say_what_is_wrong(assignment, words):
     with pytest.raises(UserError, match=words):
-        Config().override([assignment])
+        Config().override(assignment.split())
 
 
 def test_given_weights_are_one_for_each_class():

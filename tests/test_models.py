@@ -337,6 +337,8 @@ def test_folding_moves_pixels_into_channels():
     folded = np.asarray(blocks.Fold(2)(grid))
     assert folded.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(folded[1, 1, 2], grid[1, 2:, 4:].reshape(-1))
+    np.testing.assert_array_equal(np.asarray(blocks.Unfold(2)(folded)), grid)
+    assert blocks.Unfold(2).compute_output_shape((None, 2, None, 12)) == (None, 4, None, 3)
 
 
 def test_a_residual_block_adds_to_its_input():
@@ -391,10 +393,11 @@ def test_the_compact_network_in_numbers():
     assert build_model(compact(attention="dual")).get_layer("attention")
 
 
-def test_every_weight_of_the_compact_network_is_trained():
+@pytest.mark.parametrize("upscale", ["bilinear", "subpixel"])
+def test_every_weight_of_the_compact_network_is_trained(upscale):
     import tensorflow as tf
 
-    model = build_model(compact(width=8, attention="dual"), 16, 32)
+    model = build_model(compact(width=8, attention="dual", upscale=upscale), 16, 32)
     tile = rng.integers(0, 256, (2, 16, 32)).astype(np.uint8)
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(model(tile, training=True) * rng.normal(size=(2, 16, 32, 5)))
@@ -409,6 +412,20 @@ def test_the_compact_network_s_last_step_sees_single_pixels_of_the_tile():
     tile = rng.integers(0, 256, (1, 16, 32)).astype(np.uint8)
     answer = np.asarray(model(tile))
     model.get_layer("raw").kernel.assign(np.zeros((3, 3, 1, 8)))
+    assert not np.allclose(np.asarray(model(tile)), answer, atol=1e-5)
+
+
+def test_a_folded_last_step_tells_pixels_of_a_square_apart():
+    """It computes at half the resolution, sees the tile itself, and gives each pixel of a square logits of its own."""
+    model = build_model(compact(upscale="subpixel"), 16, 32)
+    tile = rng.integers(0, 256, (1, 16, 32)).astype(np.uint8)
+    answer = np.asarray(model(tile))
+    assert len(np.unique(answer[0, 4:6, 8:10, 0])) == 4
+    last = model.get_layer("last")
+    assert last.input.shape[1:] == (8, 16, 4 + 4) and last.output.shape[1:] == (8, 16, 4 * 2)
+    kernel, bias = last.get_weights()
+    kernel[:, :, 4:] = 0  # the tile's own four channels come last
+    last.set_weights([kernel, bias])
     assert not np.allclose(np.asarray(model(tile)), answer, atol=1e-5)
 
 
