@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo laptop test check mutants table1
+.PHONY: demo laptop test check mutants table1 ablation
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ check: $(VENV)/installed-dev
 
 table1: $(VENV)/installed
 	$(BIN)/python table1.py --setting $(or $(SETTING),laptop) $(if $(DATA),--data $(DATA))
+
+ablation: $(VENV)/installed
+	$(BIN)/python ablation.py $(if $(DATA),--data $(DATA)) $(if $(MINUTES),--minutes $(MINUTES))
 
 mutants: $(VENV)/installed-dev
 	$(BIN)/python -m bench.mutants

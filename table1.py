@@ -9,14 +9,11 @@ Goes on where it stopped: finished runs are not trained again. Writes <runs>/tab
 
 from __future__ import annotations
 
-import shlex
 import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.children import Children
 from lib.config import Seed
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
@@ -24,8 +21,6 @@ from lib.files import replacing
 from lib.records import Environment, Positive, Validation
 from lib.runs import ADVICE, ENVIRONMENT, VALIDATION, find_runs
 from lib.schema import option
-
-HERE = Path(__file__).resolve().parent
 
 # Table 1 of the report: validation and inference (leaderboard) mean IoU in percent
 REPORTED = {
@@ -84,26 +79,21 @@ def main() -> None:
     common = [*(["--data", args.data] if args.data else [])]
     console.facts(table=folder / "table1.md", trainings=len(jobs), settings=" ".join([*setting.options, *overrides]))
 
-    children: set[subprocess.Popen] = set()
+    children = Children(args.jobs)
 
-    def job(name: str, seed: int) -> dict:
+    def job(pair: tuple[str, int]) -> dict:
+        name, seed = pair
         runs = folder / f"seed_{seed}"
-        _script(
-            children, "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
+        children.run(
+            "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
             "--set", f"seed={seed}", *overrides,
         )  # fmt: skip
-        _script(children, "infer.py", str(runs / name), *common, "--tta", "--score-only")
+        children.run("infer.py", str(runs / name), *common, "--tta", "--score-only")
         result = summary(runs / name)
         console.line(f"{name} seed {seed}: {result['plain']:.2f}, with --tta {result['tta']:.2f}")
         return result
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        try:
-            results = list(pool.map(lambda pair: job(*pair), jobs))
-        except KeyboardInterrupt:
-            for child in list(children):
-                child.terminate()  # Ctrl-C reaches them too, but SIGTERM only this process
-            raise
+    results = children.map(job, jobs)
     by_experiment: dict[str, list[dict]] = {}
     for (name, _), result in zip(jobs, results):
         by_experiment.setdefault(name, []).append(result)
@@ -112,20 +102,6 @@ def main() -> None:
         stream.write(text)
     console.line("\n" + text)
     console.result(table=folder / "table1.md", experiments=by_experiment)
-
-
-def _script(children: set[subprocess.Popen], name: str, *arguments: str) -> None:
-    """Runs one of the project's scripts, in `children` meanwhile. Raises UserError with its error line."""
-    command = [sys.executable, str(HERE / name), *arguments, "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        children.add(child)
-        _, errors = child.communicate()
-    children.remove(child)
-    if child.returncode:
-        lines = errors.strip().splitlines() or ["no message"]
-        raise UserError(
-            f"{name} {shlex.join(arguments)}: {lines[-1].removeprefix('error: ')}; run it alone to see more"
-        )
 
 
 def summary(experiment: Path) -> dict:

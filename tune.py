@@ -62,6 +62,10 @@ def parse() -> argparse.Namespace:
 
 def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
     """Opens the study and brings it to `args.trials` trials."""
+    if config.semi != "none":
+        raise UserError(
+            f"semi={config.semi}: a trial has no teacher; tune {config.teacher} and train with what it finds"
+        )
     space = search.search_space({text.partition("=")[0] for text in args.set})
     if not space:
         raise UserError("--set: leaves no field to search; set fewer")

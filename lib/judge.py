@@ -64,7 +64,7 @@ class Pooled:
     def heeding(cls, system: System, stores: Sequence[Stored], clues: Clues, masks: np.ndarray) -> Pooled:
         """As `of`, with what the neighbours of each tile say; `masks` (labelled tiles, H, W) of the data file."""
         judged = [
-            Judged.of(store, clues, masks, run.config.predict_background) for run, store in zip(system.runs, stores)
+            Judged.of([store], clues, masks, run.config.predict_background) for run, store in zip(system.runs, stores)
         ]
         return cls.of(replace(system, name=f"{system.name} with neighbours"), judged)
 

@@ -116,12 +116,17 @@ class Judged:
     confusions: np.ndarray
 
     @classmethod
-    def of(cls, store: Stored, clues: Clues, masks: np.ndarray, background: bool) -> Judged:
-        """By the likeliest class of a run's stored probabilities; `masks` (N, H, W) of the whole data file."""
+    def of(cls, stores: Sequence[Stored], clues: Clues | None, masks: np.ndarray, background: bool) -> Judged:
+        """By the likeliest class of the mean of the same tiles' stored probabilities, each by itself without `clues`.
+
+        `masks` (N, H, W) of the whole data file.
+        """
         found = [np.zeros((0, len(CLASSES), len(CLASSES)), np.int64)]
-        for tiles, probabilities in mean([store]):
-            found.append(tile_confusions(masks[tiles], labels(clues.heeded(tiles, probabilities), background)))
-        return cls(store.tiles, np.concatenate(found))
+        for tiles, probabilities in mean(stores):
+            if clues:
+                probabilities = clues.heeded(tiles, probabilities)
+            found.append(tile_confusions(masks[tiles], labels(probabilities, background)))
+        return cls(stores[0].tiles, np.concatenate(found))
 
 
 def _codes(mosaic: Mosaic, masks: np.ndarray, seen: np.ndarray, tiles: np.ndarray) -> np.ndarray:

@@ -320,7 +320,7 @@ def test_the_score_with_neighbours_stands_beside_those_without(own, monkeypatch,
     dataset, runs = load(str(own / "data.npz"), test=False), find_runs(["seventh"], own / "runs")
     clues = clues_for_validation(infer.mosaic_beside(), dataset, runs)
     stores = probabilities.ensure(runs, probabilities.ValidationTiles(dataset), None, Console(quiet=True))
-    judged = sum(Judged.of(store, clues, dataset.masks, background=False).confusions.sum(axis=0) for store in stores)
+    judged = sum(Judged.of([store], clues, dataset.masks, background=False).confusions.sum(axis=0) for store in stores)
     np.testing.assert_array_equal(tried["informed"]["confusion"], judged)
     for fold in (0, 1):
         configure(seventh / f"fold_{fold}", neighbours="labels")  # now it is the runs' own

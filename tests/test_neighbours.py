@@ -151,7 +151,7 @@ def test_judged_by_the_likeliest_class_with_clues():
     mosaic = make_mosaic([(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)])
     clues = clues_for_validation(mosaic, dataset(masks), held_by([0, 1], [2, 3]))
     store = SimpleNamespace(tiles=np.array([2, 3]), read=lambda start, stop: chances[2 + start : 2 + stop])
-    judged = Judged.of(store, clues, masks, background=False)
+    judged = Judged.of([store], clues, masks, background=False)
     heeding = informed(chances[2:], clues.log_likelihood(np.array([2, 3])), EXPONENT)
     np.testing.assert_array_equal(judged.confusions, tile_confusions(masks[2:], labels(heeding)))
     assert judged.tiles.tolist() == [2, 3]
