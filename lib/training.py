@@ -173,7 +173,8 @@ def train_fold(
     config, split = run.config, run.split
     if (unlabelled is None) != (config.semi == "none"):
         raise ValueError(f"semi={config.semi}: pseudo-labels are given for semi=pseudo, and for that alone")
-    tiles, images, masks = split.train, dataset.images[split.train], dataset.masks[split.train]
+    tiles = split.train
+    images, masks = dataset.images[split.train], dataset.masks[split.train]
     shown, answers = images, masks
     if unlabelled:
         tiles = np.concatenate([tiles, unlabelled.tiles])

@@ -20,6 +20,7 @@ from lib.experiments import make_config
 from lib.frames import ALONE, ZOOM, mosaic_beside, shrunk
 from lib.models import build_model
 from lib.probabilities import ValidationTiles, ensure
+from lib.pseudo import Unlabelled
 from lib.runs import find_runs
 from lib.views import apply_view
 
@@ -239,7 +240,7 @@ def test_each_training_tile_is_shown_its_own_surroundings(trained, monkeypatch):
     data, mosaic, (run, _) = opened(trained)
     seen = {}
 
-    def batches(images, masks, config, windows):
+    def batches(images, masks, config, windows, labelled):
         seen.update(images=images, windows=windows)
         raise InterruptedError
 
@@ -250,6 +251,15 @@ def test_each_training_tile_is_shown_its_own_surroundings(trained, monkeypatch):
     wanted = Surroundings(mosaic).windows(run.split.train[order])
     np.testing.assert_array_equal(seen["windows"](order), wanted)
     np.testing.assert_array_equal(seen["images"], data.images[run.split.train])
+    # And test tiles with a teacher's labels theirs
+    taught = dataclasses.replace(run, config=run.config.replace(semi="pseudo"))
+    numbers = len(data.images) + np.arange(len(data.test))
+    others = Unlabelled(numbers, data.test, 0 * data.test, "a teacher")
+    with pytest.raises(InterruptedError):
+        training.train_fold(taught, data, QUIET, mosaic=mosaic, unlabelled=others)
+    order = len(run.split.train) + np.array([4, 0])
+    np.testing.assert_array_equal(seen["windows"](order), Surroundings(mosaic).windows(numbers[[4, 0]]))
+    np.testing.assert_array_equal(seen["images"][order], data.test[[4, 0]])
 
 
 def test_batch_statistics_are_of_tiles_in_their_own_frames(trained, monkeypatch):

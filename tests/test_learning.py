@@ -14,6 +14,7 @@ from lib.console import Console
 from lib.data import Dataset
 from lib.metrics import scores
 from lib.models import build_model
+from lib.pseudo import Unlabelled
 from lib.records import Metrics
 from lib.runs import Split
 from lib.training import constant_score, train_fold
@@ -40,9 +41,11 @@ def numbered(count: int = 36, outliers=(3, 8, 20, 31)) -> Dataset:
     return make_dataset(masks * np.uint8(40) + np.arange(count, dtype=np.uint8)[:, None, None], masks, outliers)
 
 
-def train(folder, data: Dataset, config: Config, fold: int | None = 0, split=None, resume=False) -> Metrics:
+def train(
+    folder, data: Dataset, config: Config, fold: int | None = 0, split=None, resume=False, unlabelled=None
+) -> Metrics:
     split = split or Split.of(data, config, fold)
-    return train_fold(runs.prepare(folder / "fold", config, split, resume), data, QUIET)
+    return train_fold(runs.prepare(folder / "fold", config, split, resume), data, QUIET, unlabelled=unlabelled)
 
 
 # A network that must learn a handful of tiles
@@ -96,7 +99,7 @@ def given(tmp_path, monkeypatch):
     class Seen(Exception):
         pass
 
-    def run(data: Dataset, config: Config, fold: int | None = 0, split: Split | None = None) -> dict:
+    def run(data: Dataset, config: Config, fold: int | None = 0, split: Split | None = None, unlabelled=None) -> dict:
         found = {}
 
         def fit(model, batches, **settings):
@@ -106,7 +109,7 @@ def given(tmp_path, monkeypatch):
         monkeypatch.setattr(keras.Model, "fit", fit)
         monkeypatch.setattr(Validation, "scores", lambda _: scores(np.zeros((5, 5), int)))
         with pytest.raises(Seen):
-            train(tmp_path, data, config, fold, split)
+            train(tmp_path, data, config, fold, split, unlabelled=unlabelled)
         return found
 
     return run
@@ -137,6 +140,29 @@ def test_the_training_fold_is_shown_and_nothing_else(given):
     assert found["steps_per_epoch"] == wanted.sum()
     for images, _ in shown(found, 2):
         assert np.bincount(images[:, 0, 0] % 40, minlength=36).tolist() == wanted.tolist()
+
+
+def test_tiles_with_a_teacher_s_labels_are_shown_beside_the_fold_and_leave_all_else_as_it_is(given):
+    """Half as many as the fold has, all in turn, with their own labels; class weights know nothing of them."""
+    data = numbered()
+    config = PLAIN.replace(batch_size=1, class_weights="inverse")
+    alone = given(data, config)
+    masks = np.random.default_rng(1).integers(0, 5, (24, *SIZE)).astype(np.uint8)
+    images = 200 + np.arange(24, dtype=np.uint8)[:, None, None] + 0 * masks
+    others = Unlabelled(np.arange(36, 60), images, masks, "a teacher")
+    found = given(data, config.replace(semi="pseudo", unlabelled=0.5), unlabelled=others)
+    count = len(Split.of(data, config, 0).train) // 2
+    assert found["steps_per_epoch"] == alone["steps_per_epoch"] + count
+    assert found["model"].loss.class_weights == alone["model"].loss.class_weights
+    seen = []
+    for (images, labels), (usual, _) in zip(shown(found, 4), shown(alone, 4)):
+        theirs = images[:, 0, 0] >= 200
+        assert theirs.sum() == count
+        assert sorted(images[~theirs, 0, 0] % 40) == sorted(usual[:, 0, 0] % 40)
+        numbers = images[theirs][:, 0, 0] - 200
+        np.testing.assert_array_equal(labels[theirs], masks[numbers])
+        seen += numbers.tolist()
+    assert np.ptp(np.bincount(seen)) <= 1 and len(set(seen)) == 24
 
 
 def test_without_a_fold_every_clean_tile_is_shown(given):

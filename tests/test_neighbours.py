@@ -15,6 +15,7 @@ from lib.neighbours import (
     Judged,
     clues_for_test,
     clues_for_validation,
+    clues_without_labels,
     informed,
 )
 from lib.predict import labels
@@ -127,6 +128,15 @@ def test_labels_that_any_run_of_a_tile_holds_back_are_hidden():
         held_by([0, 1], [2, 3], [0, 2], [1, 3]),
     )
     assert [set(np.unique(nearest(clues, tile)[0])) for tile in range(4)] == [{ROCK}, {SAND}, {BEDROCK}, {SOIL}]
+
+
+def test_what_is_not_trained_on_is_told_and_tells_nothing():
+    """A frame of a training tile, a held one, a test tile and an outlier, each of another class."""
+    masks = whole(SOIL, BEDROCK, SAND)
+    mosaic = make_mosaic([(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)])
+    clues = clues_without_labels(mosaic, dataset(masks, outliers=[2], test=1), np.array([0]))
+    assert clues.tiles.tolist() == [1, 3]
+    assert {label for tile in (1, 3) for label in np.unique(nearest(clues, tile)[0])} == {SOIL}
 
 
 def test_outliers_say_nothing():
