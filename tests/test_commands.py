@@ -51,6 +51,8 @@ REFUSED = [
     (train, "seventh --data ''", "--data: is empty"),
     (train, "seventh --wat", "unrecognized arguments: --wat; see --help"),
     (train, "''", "is empty"),
+    (tune, "best_pseudo", "semi=pseudo: a trial has no teacher; tune best and train with what it finds"),
+    (train, "best_pseudo --set teacher=best_pseudo", "teacher=best_pseudo: is the experiment itself"),
     (tune, "seventh --fold ²", "--fold: ²: must be a valid integer"),
     (tune, "seventh --fold -1", "--fold: -1: must be at least 0"),
     (tune, "seventh --trials 0", "--trials: 0: must be at least 1"),

@@ -53,7 +53,8 @@ def test_job_splits_its_folds():
 
 
 @pytest.mark.parametrize(
-    "experiment, fold, settings", [("eighth", "0", []), ("first", "5", []), ("first", "0", ["x=1"])]
+    "experiment, fold, settings",
+    [("eighth", "0", []), ("first", "5", []), ("first", "0", ["x=1"]), ("best_pseudo", "all", [])],
 )
 def test_wrong_job_is_refused_before_anything_is_uploaded(experiment, fold, settings):
     with pytest.raises(UserError):

@@ -45,8 +45,11 @@ def result(capsys) -> dict:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_trains_infers_and_submits(name, data, tmp_path, monkeypatch, capsys):
     runs, masks, csv = tmp_path / "runs", tmp_path / "masks.npz", tmp_path / "submission.csv"
-    call(monkeypatch, train, name, "--tiny", "--data", data, "--runs", runs, "--json", "--set", *SMALL)
+    taught = EXPERIMENTS[name].changes.get("semi") == "pseudo"
+    for one in (*(["best"] if taught else []), name):
+        call(monkeypatch, train, one, "--tiny", "--data", data, "--runs", runs, "--json", "--set", *SMALL)
     trained = result(capsys)["runs"][0]
+    assert ("teacher" in trained) == taught
     assert trained["epochs"] == 2
     call(monkeypatch, infer, runs / name, "--tta", "--data", data, "--out", masks, "--json")
     scored = result(capsys)
@@ -236,7 +239,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
 
 
 @pytest.mark.parametrize(
-    "script", ["train.py", "infer.py", "judge.py", "submission.py", "table1.py", "report.py", "tune.py"]
+    "script", ["train.py", "infer.py", "judge.py", "submission.py", "table1.py", "ablation.py", "report.py", "tune.py"]
 )
 def test_help_needs_no_heavy_import(script):
     code = (
