@@ -133,6 +133,11 @@ class Config(Record):
     given_weights: tuple[Weight, ...] = Field(
         (1.0,) * len(CLASSES), description="class weights of class_weights=given, one for each class"
     )
+    prior: Literal["shown", "fold"] = Field(
+        "shown",
+        description="how frequent the kept network takes classes to be: as training shows them (oversampled, pasted, "
+        "weighted), or as they are in the training fold",
+    )
 
     # Training
     epochs: Epochs = Field(200, description="most epochs; early stopping usually ends before")

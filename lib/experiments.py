@@ -113,7 +113,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "best",
             "the compact network, faster, whose predictions heed the labels of neighbouring tiles",
             "compact",
-            dict(upscale="subpixel", keep="last", neighbours="labels"),
+            dict(upscale="subpixel", keep="last", prior="fold", neighbours="labels"),
             tiny=dict(width=24, dspp_rates=(), epochs=12),
         ),
         Experiment(

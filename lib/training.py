@@ -7,7 +7,8 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from lib.frames import Mosaic
 from lib.losses import SegmentationLoss, class_weights
 from lib.metrics import confusion_matrix, mean_iou
 from lib.models import build_model
+from lib.priors import corrected, correction
 from lib.pseudo import Unlabelled
 from lib.records import Environment, Metrics
 from lib.runs import Run
+from lib.task import CLASSES
 
 AHEAD = 8  # batches that are augmented while the device trains
 WARMUP = 0.05  # share of a cosine schedule in which the learning rate rises
@@ -183,8 +186,20 @@ def train_fold(
     windows = None if around is None else lambda indices: around.windows(tiles[indices])
     batches = Batches(shown, answers, config, windows, len(masks))
     model = build_model(config, *images.shape[1:])
-    compile_model(model, config, class_weights(config, masks), batches.steps)
-    kept = Average(model, show(images, split.train, around)).applied if config.average else nullcontext
+    weights = class_weights(config, masks)
+    compile_model(model, config, weights, batches.steps)
+    average = Average(model, show(images, split.train, around)) if config.average else None
+    added = np.zeros(len(CLASSES), np.float32)
+    if config.prior == "fold":
+        shown_masks = np.concatenate([batch[1] for batch in islice(batches.from_epoch(0), batches.steps)])
+        added = correction(shown_masks, masks, weights, config.ignore_background)
+
+    @contextmanager
+    def kept() -> Iterator[None]:
+        """Within the block the model has the weights that are scored and kept."""
+        with average.applied() if average else nullcontext(), corrected(model, added):
+            yield
+
     console.facts(
         fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
         f"{len(split.validation)} to validate on"
