@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from lib import runs
+from lib import runs, training
 from lib.callbacks import Validation
 from lib.config import Config
 from lib.console import Console
@@ -231,6 +231,20 @@ def test_class_weights_come_from_the_training_fold_alone(given):
     masks[split.train, 8:] = 1
     found = given(dataclasses.replace(data, masks=masks), PLAIN.replace(class_weights="inverse"), split=split)
     assert found["model"].loss.get_config()["class_weights"] == (2.0, 1.0, 2.0, 1.0, 1.0)
+
+
+def test_priors_come_from_the_training_fold_alone(given, monkeypatch):
+    """What there is: the fold as it is; what is shown: its first epoch, rocky tiles three times."""
+    data, config, seen = numbered(), PLAIN.replace(oversample=3, batch_size=1, prior="fold"), []
+    monkeypatch.setattr(training, "correction", lambda *those: seen.extend(those) or np.zeros(5, np.float32))
+    split = Split.of(data, config, 0)
+    given(data, config)
+    shown_masks, masks, weights, ignore = seen
+    np.testing.assert_array_equal(masks, data.masks[split.train])
+    rocky = (masks == 4).any(axis=(1, 2))
+    once, often = (np.bincount(masks[those].ravel(), minlength=5) for those in (~rocky, rocky))
+    np.testing.assert_array_equal(np.bincount(shown_masks.ravel(), minlength=5), once + 3 * often)
+    assert weights == (1.0,) * 5 and ignore
 
 
 # What steers it
