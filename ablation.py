@@ -70,6 +70,7 @@ PARTS = {
         Part("dice", "dice added to the cross-entropy", ("dice=1",)),
         Part("focal", "focal loss in place of cross-entropy", ("cross_entropy=0", "focal=1")),
         Part("inverse", "classes weighted by inverse frequency", ("class_weights=inverse",)),
+        Part("shown_prior", "classes taken to be as frequent as training shows them", ("prior=shown",)),
         Part("dropout", "dropout at the bottleneck", ("dropout=0.1",)),
         Part("pyramid", "dilated spatial pyramid at the bottleneck", ("dspp_rates=1,2,3",)),
         Part("attention", "dual attention at the bottleneck", ("attention=dual",)),
