@@ -26,6 +26,8 @@ class Average:
         spread = images[:: -(-len(images) // (BATCHES * BATCH))]
         self._batches = [spread[start : start + BATCH] for start in range(0, len(spread), BATCH)]
         self._norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+        self._variables = [variable for norm in self._norms for variable in norm.non_trainable_variables]
+        self._measured: tuple[int, list[np.ndarray]] = (-1, [])  # at which step, and what
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -36,14 +38,21 @@ class Average:
         for variable, average in zip(self._model.trainable_variables, optimizer._model_variables_moving_average):
             variable.assign(_copy(average))
         try:
-            self._measure()
+            self._measure(int(keras.ops.convert_to_numpy(optimizer.iterations)))
             yield
         finally:
             for variable, value in kept:
                 variable.assign(value)
 
-    def _measure(self) -> None:
-        """Sets the statistics of batch normalisation to their means over the batches."""
+    def _measure(self, step: int) -> None:
+        """Sets the statistics of batch normalisation to their means over the batches; once for each step's weights.
+
+        An epoch's weights are scored, and then kept.
+        """
+        if step == self._measured[0]:
+            for variable, value in zip(self._variables, self._measured[1]):
+                variable.assign(value)
+            return
         momenta = [norm.momentum for norm in self._norms]
         for number, batch in enumerate(self._batches):
             for norm in self._norms:
@@ -51,6 +60,7 @@ class Average:
             self._model(batch, training=True)
         for norm, momentum in zip(self._norms, momenta):
             norm.momentum = momentum
+        self._measured = step, [_copy(variable) for variable in self._variables]
 
 
 def _copy(variable: keras.Variable) -> np.ndarray:

@@ -573,14 +573,21 @@ def test_within_the_block_the_weights_are_averaged_and_afterwards_as_they_were()
     for start in (0, 8, 16):
         model.train_on_batch(data.images[start : start + 8], data.masks[start : start + 8])
         steps.append([keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables])
-    before = model.get_weights()
     expected = [0.25 * first + 0.25 * second + 0.5 * third for first, second, third in zip(*steps)]
-    with Average(model, data.images).applied():
-        for variable, value in zip(model.trainable_variables, expected):
-            np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, atol=1e-6)
-        first, norm, *_ = model.get_layer("unet1_down_0").steps  # what the first one sees, all tiles at once
-        seen = keras.ops.convert_to_numpy(first(model.get_layer("scaling")(data.images[..., None].astype("float32"))))
-        np.testing.assert_allclose(norm.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-4)
-        np.testing.assert_allclose(norm.moving_variance, seen.var(axis=(0, 1, 2)), rtol=1e-3)
-    for one, other in zip(model.get_weights(), before):
-        np.testing.assert_array_equal(one, other)
+    average = Average(model, data.images)
+    for turn in range(3):  # the second time by what was measured before; the third time after another step
+        before = model.get_weights()
+        with average.applied():
+            for variable, value in zip(model.trainable_variables, expected):
+                np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, atol=1e-6)
+            first, norm, *_ = model.get_layer("unet1_down_0").steps  # what the first one sees, all tiles at once
+            scaled = model.get_layer("scaling")(data.images[..., None].astype("float32"))
+            seen = keras.ops.convert_to_numpy(first(scaled))
+            np.testing.assert_allclose(norm.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-4)
+            np.testing.assert_allclose(norm.moving_variance, seen.var(axis=(0, 1, 2)), rtol=1e-3)
+        for one, other in zip(model.get_weights(), before):
+            np.testing.assert_array_equal(one, other)
+        if turn == 1:
+            model.train_on_batch(data.images[:8], data.masks[:8])
+            last = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+            expected = [0.5 * value + 0.5 * new for value, new in zip(expected, last)]
