@@ -208,6 +208,9 @@ def train_fold(
         parameters=f"{model.count_params():,}",
         run=run.folder,
     )
+    if config.prior == "fold":
+        told = ", ".join(f"{name} {value:+.2f}" for name, value in zip(CLASSES[1:], added[1:]))
+        console.facts(priors=f"{told} on the kept network's logits")
 
     progress = callbacks.Progress(console, config.epochs, batches.steps, batches.batch_size)
     # Without a validation fold only the training loss can steer the schedule, and nothing can stop it early.
