@@ -76,7 +76,7 @@ class Config(Record):
     upscale: Literal["bilinear", "subpixel"] = Field(
         "bilinear",
         description="the compact network's last step, to full resolution: widened, then convolved with the raw tile; "
-        "or convolved at half of it, a third of the cost, and unfolded",
+        "or convolved at half of it, which is faster, and unfolded",
     )
 
     context: Context = Field(
@@ -188,6 +188,8 @@ class Config(Record):
             raise ValueError("architecture=compact: one network without transformers; nesting=1 transformer=none")
         if self.context != "off" and (self.architecture != "compact" or self.depth != 4):
             raise ValueError(f"context={self.context}: needs architecture=compact depth=4")
+        if self.upscale != "bilinear" and self.architecture != "compact":
+            raise ValueError(f"upscale={self.upscale}: needs architecture=compact")
         if self.semi != "none" and not self.ignore_background:
             raise ValueError(
                 f"semi={self.semi}: a pixel that nobody is sure of has no label; needs ignore_background=True"

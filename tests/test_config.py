@@ -56,6 +56,7 @@ def test_an_empty_tuple_can_be_given():
         ("experiment=..", "must match"),
         ("experiment=a/b", "must match"),
         ("views=", "views: needs 1 or more"),
+        ("upscale=subpixel", "upscale=subpixel: needs architecture=compact"),
         ("semi=pseudo teacher=seventh", "teacher=seventh: is the experiment itself"),
         ("semi=pseudo ignore_background=no", "needs ignore_background=True"),
         ("views=hflip,turn", r"views\[1\]=turn: no operation 'turn'"),
