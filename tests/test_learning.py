@@ -327,6 +327,12 @@ def test_the_best_epoch_s_weights_are_kept_and_scored(played):
     assert metrics.mean_iou == pytest.approx(0.6)
 
 
+def test_the_last_epoch_s_weights_are_kept_where_the_fold_is_to_choose_none(played):
+    metrics = played.train((0.2, 0.6, 0.5), keep="last")
+    assert (metrics.best_epoch, metrics.epochs, played.best()) == (3, 3, 3)
+    assert metrics.mean_iou == pytest.approx(0.5)
+
+
 def test_without_a_fold_the_loss_steers_and_nothing_stops(played):
     losses = 3.0, 2.0, 1.0, 1.0, 2.0, 2.0
     metrics = played.train(losses=losses, fold=None, plateau_patience=3, plateau_factor=0.5, patience=1)

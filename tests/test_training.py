@@ -169,15 +169,6 @@ def test_without_validation_every_tile_trains_and_the_last_weights_stay(tmp_path
     assert (folder / runs.WEIGHTS).exists()
 
 
-def test_the_last_weights_stay_where_the_fold_is_to_choose_none(straight, tmp_path):
-    folder = tmp_path / "fold_0"
-    metrics = train(folder, tiny_config(**FALLING, keep="last"))
-    history = runs.Run.open(folder).history()
-    assert [row["mean_iou"] for row in history] == [row["mean_iou"] for row in runs.Run.open(straight).history()]
-    assert metrics.best_epoch == 4 != runs.Run.open(straight).metrics().best_epoch
-    assert metrics.mean_iou == pytest.approx(history[-1]["mean_iou"], abs=1e-9)
-
-
 def test_another_configuration_never_overwrites(straight):
     before = (straight / runs.CONFIG).read_bytes()
     with pytest.raises(UserError, match="width=2 .asked: 3."):
