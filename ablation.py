@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lib import data
-from lib.bootstrap import DRAWS, LEVEL, SCORED, Interval
+from lib.bootstrap import DRAWS, LEVEL, Interval
 from lib.children import Children
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.evaluation import System
@@ -33,11 +33,11 @@ from lib.probabilities import Stored, ValidationTiles, ensure
 from lib.records import Environment, Minutes, Positive
 from lib.runs import ADVICE, ENVIRONMENT, Run, fold_folder
 from lib.schema import option
+from lib.task import BIG_ROCK
 
 BASE = "best"
 SEED = "other_seed"
 TABLE = "ablation.md"
-ROCK = SCORED[-1]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def main() -> None:
     children = Children(args.jobs, alone=True)
 
     def train(job: tuple[Part | None, int]) -> None:
+        """Trains one part on one fold; None: BASE itself."""
         part, fold = job
         children.run("train.py", *command(part, fold, folder, args))
         console.line(f"fold {fold}: {part.name if part else BASE}")
@@ -162,6 +163,7 @@ def table(
     tiles = ValidationTiles(dataset, mosaic)
 
     def system(name: str) -> System:
+        """The runs of a part, so far."""
         return System(name, folder / name, tuple(Run.open(fold_folder(folder, name, fold)) for fold in range(folds)))
 
     base = system(BASE)
@@ -223,7 +225,7 @@ def _numbers(row: Row, whole: Row, groups: np.ndarray) -> dict:
         numbers[way] = standings[0].intervals[0]
         if row is not whole:
             numbers[gain] = pairs[0].differences[0]
-            numbers["rock"] = pairs[0].differences[SCORED.index(ROCK)]
+            numbers["rock"] = pairs[0].differences[BIG_ROCK]
     return numbers
 
 
@@ -231,6 +233,7 @@ def _cells(row: dict) -> list[str]:
     """A line of the table."""
 
     def gain(name: str) -> str:
+        """A difference, bold where it is not undecided; nothing where there is none."""
         if name not in row:
             return ""
         text = row[name].percent(signed=True)

@@ -29,8 +29,8 @@ from lib.console import ArgumentParser, Console, UserError, add_console_options,
 from lib.decision import Decision, decide, find_decision
 from lib.files import replacing, sha256
 from lib.frames import mosaic_beside
-from lib.metrics import confusion_matrix, percent, scores
-from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, clues_for_test, clues_for_validation
+from lib.metrics import percent, scores
+from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, Judged, clues_for_test, clues_for_validation
 from lib.npz import write_array
 from lib.predict import PLAIN, labels, parse_views
 from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
@@ -251,12 +251,7 @@ def validate(
 
 def score(stores: Sequence[Stored], dataset: data.Dataset, background: bool, clues: Clues | None = None) -> dict:
     """The scores of the stores' mean on all of their tiles, by the likeliest class."""
-    confusion = np.zeros((len(CLASSES),) * 2, np.int64)
-    for tiles, probabilities in mean(stores):
-        if clues:
-            probabilities = clues.heeded(tiles, probabilities)
-        confusion += confusion_matrix(dataset.masks[tiles], labels(probabilities, background))
-    return dict(scores(confusion))
+    return dict(scores(Judged.of(stores, clues, dataset.masks, background).confusions.sum(axis=0)))
 
 
 def score_file(runs: Sequence[Run], otherwise: str) -> Path:

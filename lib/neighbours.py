@@ -117,16 +117,18 @@ class Judged:
 
     @classmethod
     def of(cls, stores: Sequence[Stored], clues: Clues | None, masks: np.ndarray, background: bool) -> Judged:
-        """By the likeliest class of the mean of the same tiles' stored probabilities, each by itself without `clues`.
+        """By the likeliest class of the mean of stored probabilities, each tile by itself without `clues`.
 
         `masks` (N, H, W) of the whole data file.
         """
+        numbers = [np.zeros(0, np.int64)]
         found = [np.zeros((0, len(CLASSES), len(CLASSES)), np.int64)]
         for tiles, probabilities in mean(stores):
             if clues:
                 probabilities = clues.heeded(tiles, probabilities)
+            numbers.append(tiles)
             found.append(tile_confusions(masks[tiles], labels(probabilities, background)))
-        return cls(stores[0].tiles, np.concatenate(found))
+        return cls(np.concatenate(numbers), np.concatenate(found))
 
 
 def _codes(mosaic: Mosaic, masks: np.ndarray, seen: np.ndarray, tiles: np.ndarray) -> np.ndarray:
