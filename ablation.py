@@ -20,12 +20,12 @@ import numpy as np
 
 from lib import data
 from lib.bootstrap import DRAWS, LEVEL, Interval
-from lib.children import Children
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.evaluation import System
 from lib.experiments import make_config
 from lib.files import replacing
 from lib.frames import mosaic_beside
+from lib.jobs import Here, Job
 from lib.judge import Pooled, compare, ground, settle
 from lib.neighbours import Judged, clues_for_validation
 from lib.predict import PLAIN
@@ -108,20 +108,13 @@ def main() -> None:
         raise UserError(f"--folds {args.folds}: there are {config.folds}")
     folder = args.runs / "ablation"
     console.facts(table=folder / TABLE, trainings=args.folds * (1 + len(parts)), minutes=f"{args.minutes:g} each")
-    children = Children(args.jobs, alone=True)
-
-    def train(job: tuple[Part | None, int]) -> None:
-        """Trains one part on one fold; None: BASE itself."""
-        part, fold = job
-        children.run("train.py", *command(part, fold, folder, args))
-        console.line(f"fold {fold}: {part.name if part else BASE}")
-
+    runner = Here(args.jobs)
     taught = [part for part in parts if "semi=pseudo" in part.settings]  # by BASE, which has to end before
     others = [None, *(part for part in parts if part not in taught)]
     rows: list[dict] = []
     for fold in range(args.folds):
         for some in (others, taught):
-            children.map(train, [(part, fold) for part in some])
+            runner.run([job(part, fold, folder, args) for part in some], console)
         rows, text = table(folder, parts, fold + 1, args, console)
         with replacing(folder / TABLE) as stream:
             stream.write(text)
@@ -147,11 +140,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def command(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> list[str]:
-    """The arguments of train.py for a part; None: BASE itself."""
-    settings = [*args.set, *(part.changes if part else ())]
-    words = [BASE, "--tiny", "--fold", str(fold), "--minutes", f"{args.minutes:g}", "--runs", str(folder), "--resume"]
-    return [*words, *(["--data", args.data] if args.data else []), *(["--set", *settings] if settings else [])]
+def job(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> Job:
+    """The training of a part; None: BASE itself."""
+    settings = (*args.set, *(part.changes if part else ()))
+    return Job(BASE, fold, settings, tiny=True, minutes=args.minutes, data=args.data, runs=folder)
 
 
 def table(

@@ -18,6 +18,7 @@ from lib.config import Seed
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.files import replacing
+from lib.jobs import Here, Job
 from lib.records import Environment, Positive, Validation
 from lib.runs import ADVICE, ENVIRONMENT, VALIDATION, find_runs
 from lib.schema import option
@@ -39,14 +40,14 @@ LADDER = ("first", "second", "third", "fourth", "fourth_ignoring", "fifth_counti
 class Setting:
     """What all experiments of a table have in common."""
 
-    options: tuple[str, ...]
+    tiny: bool
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
 
 
 SETTINGS = {
-    "laptop": Setting(("--tiny",), ("epochs=4", "plateau_patience=4", "width=4"), (0, 1)),
-    "gpu": Setting((), ("epochs=40", "plateau_patience=8", "precision=mixed_float16"), (0, 1)),
+    "laptop": Setting(True, ("epochs=4", "plateau_patience=4", "width=4"), (0, 1)),
+    "gpu": Setting(False, ("epochs=40", "plateau_patience=8", "precision=mixed_float16"), (0, 1)),
 }
 
 
@@ -72,32 +73,34 @@ def main() -> None:
     setting = SETTINGS[args.setting]
     overrides = list({item.partition("=")[0]: item for item in (*setting.overrides, *args.set)}.values())
     for name in args.experiments:
-        make_config(name).override(overrides)  # a wrong name or override fails now, not after hours
+        config = make_config(name).override(overrides)  # a wrong name or override fails now, not after hours
     seeds = args.seeds or list(setting.seeds)
     folder = args.runs / f"table1-{args.setting}"
-    jobs = [(name, seed) for name in args.experiments for seed in seeds]
-    common = [*(["--data", args.data] if args.data else [])]
-    console.facts(table=folder / "table1.md", trainings=len(jobs), settings=" ".join([*setting.options, *overrides]))
-
+    pairs = [(name, seed) for name in args.experiments for seed in seeds]
+    jobs = [
+        Job(name, fold, (f"seed={seed}", *overrides), setting.tiny, data=args.data, runs=folder / f"seed_{seed}")
+        for name, seed in pairs
+        for fold in config.chosen_folds(args.fold)
+    ]
+    told = [*(["--tiny"] if setting.tiny else []), *overrides]
+    console.facts(table=folder / "table1.md", trainings=len(jobs), settings=" ".join(told))
+    Here(args.jobs).run(jobs, console)
     children = Children(args.jobs)
 
-    def job(pair: tuple[str, int]) -> dict:
+    def score(pair: tuple[str, int]) -> dict:
         name, seed = pair
-        runs = folder / f"seed_{seed}"
-        children.run(
-            "train.py", name, *common, *setting.options, "--fold", args.fold, "--runs", str(runs), "--resume",
-            "--set", f"seed={seed}", *overrides,
-        )  # fmt: skip
-        children.run("infer.py", str(runs / name), *common, "--tta", "--score-only")
-        result = summary(runs / name)
+        experiment = folder / f"seed_{seed}" / name
+        data = ["--data", args.data] if args.data else []
+        children.run("infer.py", str(experiment), *data, "--tta", "--score-only")
+        result = summary(experiment)
         console.line(f"{name} seed {seed}: {result['plain']:.2f}, with --tta {result['tta']:.2f}")
         return result
 
-    results = children.map(job, jobs)
+    results = children.map(score, pairs)
     by_experiment: dict[str, list[dict]] = {}
-    for (name, _), result in zip(jobs, results):
+    for (name, _), result in zip(pairs, results):
         by_experiment.setdefault(name, []).append(result)
-    text = markdown(by_experiment, seeds, args.fold, [*setting.options, *overrides])
+    text = markdown(by_experiment, seeds, args.fold, told)
     with replacing(folder / "table1.md") as stream:
         stream.write(text)
     console.line("\n" + text)

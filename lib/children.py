@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import shlex
 import subprocess
 import sys
@@ -14,40 +15,42 @@ from typing import TypeVar
 from lib.console import UserError
 
 HERE = Path(__file__).resolve().parent.parent
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Children:
-    """Runs scripts, at most `at_once` at a time.
+    """Runs scripts, at most `at_once` at a time, each with its share of the machine.
 
-    Args:
-        at_once: how many.
-        alone: whether each gets its share of the cores for its arithmetic, so that they do not wait for each other.
+    That is a GPU where there are any, else so many threads for its arithmetic that all together fill the cores: they
+    would wait for each other otherwise.
     """
 
-    def __init__(self, at_once: int, alone: bool = False):
+    def __init__(self, at_once: int):
         self._at_once = at_once
         self._running: set[subprocess.Popen] = set()
-        self._environment = dict(os.environ)
-        if alone:
-            threads = max(1, (os.cpu_count() or 1) // at_once)
-            self._environment |= {name: str(threads) for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")}
+        self._shares: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        cards, threads = gpus(), str(max(1, (os.cpu_count() or 1) // at_once))
+        for number in range(at_once):
+            self._shares.put({VISIBLE: cards[number % len(cards)]} if cards else dict.fromkeys(THREADS, threads))
 
     def run(self, name: str, *arguments: str) -> None:
         """Runs a script to its end. Raises UserError with its error line."""
         command = [sys.executable, str(HERE / name), *arguments, "--quiet"]
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=self._environment
-        ) as child:
-            self._running.add(child)
-            _, errors = child.communicate()
-        self._running.remove(child)
+        share = self._shares.get()
+        try:
+            with subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | share
+            ) as child:
+                self._running.add(child)
+                _, errors = child.communicate()
+            self._running.remove(child)
+        finally:
+            self._shares.put(share)
         if child.returncode:
-            lines = errors.strip().splitlines() or ["no message"]
-            raise UserError(
-                f"{name} {shlex.join(arguments)}: {lines[-1].removeprefix('error: ')}; run it alone to see more"
-            )
+            raise UserError(f"{shlex.join([name, *arguments])}: {complaint(errors)}; run it alone to see more")
 
     def map(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """What `job`, which calls `run`, gives for each item, in their order. On Ctrl-C the children end, too."""
@@ -59,3 +62,20 @@ class Children:
                 for child in list(self._running):
                     child.terminate()  # Ctrl-C reaches them too, but SIGTERM only this process
                 raise
+
+
+def complaint(errors: str) -> str:
+    """What a script's standard error ends with."""
+    lines = errors.strip().splitlines() or ["no message"]
+    return lines[-1].removeprefix("error: ")
+
+
+def gpus() -> list[str]:
+    """The NVIDIA cards that this process may use, as CUDA_VISIBLE_DEVICES names them; empty where there is none."""
+    if VISIBLE in os.environ:
+        return [name for name in os.environ[VISIBLE].split(",") if name not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(number) for number in range(listed.count("GPU "))]

@@ -124,7 +124,7 @@ def mosaic_beside(folder: Path, dataset: Dataset, path: str | None, console: Con
     What lies there and is damaged is made again; a folder that cannot be written gets none.
     """
     key = _key(dataset.digest, data.read_test(path)[1])
-    kept = folder / f"mosaic_{key[:8]}.npz"
+    kept = kept_in(folder, key)
     with suppress(OSError, UserError):
         found = Mosaic.read(kept)
         if found.key == key:
@@ -134,6 +134,11 @@ def mosaic_beside(folder: Path, dataset: Dataset, path: str | None, console: Con
     with suppress(OSError):
         found.write(kept)
     return found
+
+
+def kept_in(folder: Path, key: str) -> Path:
+    """Where `mosaic_beside` keeps the mosaic of a key."""
+    return folder / f"mosaic_{key[:8]}.npz"
 
 
 def _key(digest: str, test: Iterable[np.ndarray]) -> str:

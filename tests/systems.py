@@ -40,6 +40,22 @@ def make_system(folder: Path, dataset: Dataset, folds=(0, 1, 2), skill: float = 
     return folder
 
 
+def stored_weights(path: Path) -> dict[str, np.ndarray]:
+    """What lies in a weights file, by its place there."""
+    import h5py
+
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+    return found
+
+
+def same_weights(path: Path, other: Path) -> bool:
+    """Whether two weights files hold the same, bit for bit."""
+    one, two = stored_weights(path), stored_weights(other)
+    return len(one) > 0 and one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
 class Pretended:
     """In place of lib.probabilities' networks: logits are noise, plus `skill` for the label that a tile's grey tells.
 

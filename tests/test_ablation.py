@@ -9,6 +9,7 @@ import pytest
 from systems import make_system, pretend, write_tiles
 
 import ablation
+from lib.children import Children
 from lib.console import UserError
 from lib.runs import ENVIRONMENT, write_text
 
@@ -41,7 +42,7 @@ def trained(tmp_path, monkeypatch):
     dataset = write_tiles(tmp_path / "tiles.npz", 90)
     fake = Trained(dataset)
     fake.runs = tmp_path / "runs" / "ablation"
-    monkeypatch.setattr(ablation.Children, "run", lambda _, *words: fake(*words))
+    monkeypatch.setattr(Children, "run", lambda _, *words: fake(*words))
     return fake
 
 
@@ -78,14 +79,14 @@ def test_every_part_is_trained_alike_and_judged_beside_the_whole(trained, tmp_pa
 
 
 def test_a_table_is_written_after_each_fold(trained, tmp_path, monkeypatch, capsys):
-    stop = ablation.Children.run
+    stop = Children.run
 
     def run(children, name, *arguments):
         if "1" in arguments:
             raise UserError("enough")
         stop(children, name, *arguments)
 
-    monkeypatch.setattr(ablation.Children, "run", run)
+    monkeypatch.setattr(Children, "run", run)
     with pytest.raises(UserError, match="enough"):
         call(monkeypatch, tmp_path, "--parts", "no_flip", "--set", "folds=3")
     assert "1 of 3 folds" in (trained.runs / ablation.TABLE).read_text()
