@@ -120,6 +120,12 @@ def test_background_is_predicted_only_where_it_is_asked_for(own, monkeypatch):
         assert (mask_of(own, "tile") == label).all()
 
 
+def test_a_run_that_is_sure_of_background_has_its_full_vote(home):
+    chances = np.array([0.9, 0.02, 0.05, 0.02, 0.01], np.float32)
+    np.testing.assert_allclose(ensemble(home)._known(chances), [0, 0.2, 0.5, 0.2, 0.1], rtol=1e-5)
+    np.testing.assert_array_equal(ensemble(home, background=True)._known(chances), chances)
+
+
 def test_what_is_finished_is_not_predicted_again(own, pretended):
     go(own)
     before = {path: path.stat().st_mtime_ns for path in (own / "out").iterdir()}
