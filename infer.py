@@ -5,8 +5,10 @@ python infer.py runs/fifth runs/seventh --tta           an ensemble of two exper
 python infer.py seventh --views "identity,shift(0,8)"   other views than the runs' own
 python infer.py --tta --neighbours labels               neighbouring tiles' labels count, too
 python infer.py fifth seventh --decision tuned          weights and rule that judge.py --decide tuned for these
+python infer.py best --tta --frames DIR --out DIR       camera frames of any size, to masks in the palette
 
-What the networks say is kept in each run's folder probabilities/, and not predicted again while it fits.
+What the networks say is kept in each run's folder probabilities/, and not predicted again while it fits. Frames are
+grey PNG, JPEG, TIFF, IMG or VICAR of 8 or 16 bits; those whose masks are finished are left out the next time.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import numpy as np
 
 from lib import data
 from lib.config import Neighbours
-from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
+from lib.console import USER_ERROR_EXIT, ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import Decision, decide, find_decision
 from lib.files import replacing, sha256
 from lib.frames import mosaic_beside
@@ -36,17 +38,21 @@ from lib.predict import PLAIN, labels, parse_views
 from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
 from lib.records import Data, Origin, Scores, Validation, Views
 from lib.runs import CONFIG, VALIDATION, WEIGHTS, Run, find_runs, write_text
+from lib.segment import Ensemble, segment_all
 from lib.task import CLASSES, HEIGHT, WIDTH
 
 SHOWN = {"informed": "with neighbours"}  # what the table calls a score that has another name in validation.json
 
 
-def main() -> None:
+def main() -> int | None:
     """Reads the command line, scores and predicts."""
     args = parse()
     console = Console(args.quiet, args.json)
     views = None if args.views is None else parse_views(args.views)  # None: each run's own
     runs = find_runs(args.run, args.runs)
+    if args.frames:
+        return segment_frames(args, runs, (views if args.tta or views else PLAIN), console)
+    out = args.out or Path("masks.npz")
     ways: dict[str, tuple[str, ...] | None] = {"plain": PLAIN}
     if args.tta or views:
         ways["tta"] = views
@@ -92,12 +98,13 @@ def main() -> None:
         if clues:
             console.line(f"\nneighbours: a label lies in the frame of {clues.reach:.1%} of the test tiles' pixels")
         found = masks(stores, shares[shares > 0], background, clues, decision)
-        save(args.out, tiles.count, found, origin)
-        console.line(f"\n{args.out}: masks of {tiles.count} test tiles")
-        console.line("next: " + shlex.join(["python", "submission.py", str(args.out)]))
+        save(out, tiles.count, found, origin)
+        console.line(f"\n{out}: masks of {tiles.count} test tiles")
+        console.line("next: " + shlex.join(["python", "submission.py", str(out)]))
     elif tiles:
         console.line("\nno test_set in the data: nothing to predict")
-    console.result(masks=args.out if tiles and tiles.count else None, **validation.model_dump())
+    console.result(masks=out if tiles and tiles.count else None, **validation.model_dump())
+    return None
 
 
 def parse() -> argparse.Namespace:
@@ -127,9 +134,39 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--score-only", action="store_true", help="the validation score, no test tiles")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
-    parser.add_argument("--out", type=Path, default=Path("masks.npz"), metavar="FILE", help="where the masks go")
+    parser.add_argument(
+        "--frames", type=Path, metavar="DIR", help="a folder of camera frames, in place of the npz file"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the masks go; default: masks.npz; with --frames a folder"
+    )
     add_console_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.frames:
+        if args.out is None:
+            raise UserError("--frames: say with --out which folder the masks go to")
+        unfit = dict(data=args.data, score_only=args.score_only, neighbours=args.neighbours not in (None, "off"))
+        unfit["decision"] = args.decision != "argmax"
+        for name in (name for name, given in unfit.items() if given):
+            raise UserError(f"--{name.replace('_', '-')}: is about tiles of an npz file; leave it or --frames out")
+    return args
+
+
+def segment_frames(
+    args: argparse.Namespace, runs: Sequence[Run], views: tuple[str, ...] | None, console: Console
+) -> int | None:
+    """Masks of a folder of frames. The exit code is that of bad input where one of them could not be read."""
+    ensemble = Ensemble(runs, views, choose_background(runs, args.allow_background, None))
+    console.facts(
+        runs=", ".join(str(run.folder) for run in runs),
+        views=used_views(runs, views),
+        frames=args.frames,
+    )
+    found = segment_all(ensemble, args.frames, args.out, console)
+    counts = ", ".join(f"{len(frames)} {what}" for what, frames in found.items() if frames)
+    console.line(f"\n{args.out}: {counts}")
+    console.result(out=args.out, **{what: [str(frame) for frame in frames] for what, frames in found.items()})
+    return USER_ERROR_EXIT if found["failed"] else None
 
 
 def choose_background(runs: Sequence[Run], asked: bool | None, decision: Decision | None) -> bool:

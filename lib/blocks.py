@@ -6,15 +6,30 @@ know nothing of the map's size, so a model takes tiles of any size its pooling d
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import keras
+import numpy as np
 from keras import layers, ops
 
 # Keras's 0.99 makes the stored statistics lag by many epochs at 35 to 70 steps each: validation then reads junk.
 BATCH_NORM_MOMENTUM = 0.9
 
 
-class _Block(layers.Layer):
-    """A layer whose constructor arguments are its config."""
+class Box(NamedTuple):
+    """What a mean takes in around a pixel, `size` rows and columns, on a grid of cells of `cell` rows and columns."""
+
+    size: tuple[int, int]
+    cell: tuple[int, int]
+
+
+class Block(layers.Layer):
+    """A layer whose constructor arguments are its config.
+
+    `box`: what it takes means over; None: the whole map, which is a tile's. lib/local.py sets it for frames.
+    """
+
+    box: Box | None = None
 
     def __init__(self, name=None, dtype=None, **arguments):
         super().__init__(name=name, dtype=dtype)
@@ -40,13 +55,41 @@ def _squeeze_and_excite(filters: int, policy) -> list[layers.Layer]:
     ]
 
 
-def _recalibrated(features, squeeze, excite):
+def _recalibrated(features, squeeze, excite, box):
     """(B, H, W, C) -> (B, H, W, C): each channel times what its and the others' means say."""
-    return features * excite(squeeze(ops.mean(features, axis=(1, 2), keepdims=True)))
+    return features * _spread(excite(squeeze(_means(features, box))), box)
+
+
+def _means(x, box: Box | None):
+    """Means of a map (B, H, W, C): of the whole (B, 1, 1, C), or for each cell over the box around it (B, h, w, C).
+
+    A box that would reach beyond the map is moved inside, so that on a map no larger than a box, all are of the whole.
+    """
+    if box is None:
+        return ops.mean(x, axis=(1, 2), keepdims=True)
+    (batch, height, width, channels), (down, across) = ops.shape(x), box.cell
+    x = ops.mean(ops.reshape(x, (batch, height // down, down, width // across, across, channels)), axis=(2, 4))
+    for axis, (side, step) in enumerate(zip(*box), start=1):
+        count = ops.shape(x)[axis]
+        size = ops.minimum(side // step, count)
+        # Differences of running sums, in a precision that holds them
+        sums = ops.cumsum(ops.cast(x, "float32"), axis=axis)
+        sums = ops.concatenate([ops.zeros_like(ops.take(sums, [0], axis=axis)), sums], axis=axis)
+        first = ops.maximum(ops.minimum(ops.arange(count) - size // 2, count - size), 0)
+        inside = ops.take(sums, first + size, axis=axis) - ops.take(sums, first, axis=axis)
+        x = ops.cast(inside / ops.cast(size, "float32"), x.dtype)
+    return x
+
+
+def _spread(values, box: Box | None):
+    """What follows from `_means`, for every pixel: (B, h, w, C) -> (B, H, W, C); of the whole map, as it is."""
+    if box is None:
+        return values
+    return ops.repeat(ops.repeat(values, box.cell[0], axis=1), box.cell[1], axis=2)
 
 
 @keras.saving.register_keras_serializable("mars")
-class ConvBlock(_Block):
+class ConvBlock(Block):
     """Two times convolution 3x3, batch normalisation, ReLU (Ronneberger et al. 2015, with batch normalisation).
 
     (B, H, W, C) -> (B, H, W, filters). `dropout` acts between the two convolutions, on whole maps. `squeeze`: squeeze
@@ -81,14 +124,17 @@ class ConvBlock(_Block):
         for step in self.steps:
             stateful = isinstance(step, (layers.BatchNormalization, layers.SpatialDropout2D))
             x = step(x, training=training) if stateful else step(x)
-        return _recalibrated(x, *self.excitation) if self.excitation else x
+        if not self.excitation:
+            return x
+        squeeze, excite = self.excitation
+        return _recalibrated(x, squeeze, excite, self.box)
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self._arguments["filters"])
 
 
 @keras.saving.register_keras_serializable("mars")
-class ResidualBlock(_Block):
+class ResidualBlock(Block):
     """A ConvBlock without the last ReLU, recalibrated by squeeze and excitation, plus the input, ReLU.
 
     He et al. 2016, figure 2, with Hu et al. 2018, figure 3. The input passes a 1x1 convolution where it has another
@@ -130,7 +176,7 @@ class ResidualBlock(_Block):
     def call(self, x, training=None):
         features = ops.relu(self.first_norm(self.first(x), training=training))
         features = self.second_norm(self.second(self.drop(features, training=training)), training=training)
-        features = _recalibrated(features, self.squeeze, self.excite)
+        features = _recalibrated(features, self.squeeze, self.excite, self.box)
         return ops.relu(features + (self.shortcut(x) if self.projects else x))
 
     def compute_output_shape(self, shape):
@@ -138,7 +184,7 @@ class ResidualBlock(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
-class Fold(_Block):
+class Fold(Block):
     """Folds squares of `size` x `size` pixels into channels: (B, H, W, C) -> (B, H/size, W/size, C * size^2).
 
     Nothing is lost, and what follows costs a fraction (pixel unshuffle of Shi et al. 2016).
@@ -161,7 +207,7 @@ class Fold(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
-class Unfold(_Block):
+class Unfold(Block):
     """Takes `Fold` back: (B, H, W, C * size^2) -> (B, H * size, W * size, C).
 
     After a convolution it is a step up in resolution whose arithmetic happens at the lower one (Shi et al. 2016).
@@ -184,7 +230,7 @@ class Unfold(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
-class Middle(_Block):
+class Middle(Block):
     """The middle half of the rows and columns: (B, H, W, C) -> (B, H/2, W/2, C)."""
 
     def call(self, x):
@@ -196,7 +242,7 @@ class Middle(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
-class DualAttention(_Block):
+class DualAttention(Block):
     """Dual attention unit of MIRNet (Zamir et al. 2020, section 3.2): channel and spatial recalibration, residual.
 
     Two 3x3 convolutions; channel branch: global average pool, 1x1 to C/8, ReLU, 1x1 to C, sigmoid, multiply; spatial
@@ -249,7 +295,13 @@ class DualAttention(_Block):
         features = self.before(x)
         branches = []
         if self.channel:
-            branches.append(features * self.excite(features))
+            if self.box is None:
+                gates = self.excite(features)
+            else:
+                gates = _means(features, self.box)
+                for layer in self.excite.layers[1:]:  # the first one pools the whole map
+                    gates = layer(gates)
+            branches.append(features * _spread(gates, self.box))
         if self.spatial:
             summary = ops.concatenate(
                 [ops.mean(features, axis=-1, keepdims=True), ops.max(features, axis=-1, keepdims=True)], axis=-1
@@ -262,13 +314,14 @@ class DualAttention(_Block):
 
 
 @keras.saving.register_keras_serializable("mars")
-class SpatialPyramid(_Block):
+class SpatialPyramid(Block):
     """Dilated spatial pyramid pooling (DeepLabV3+, Chen et al. 2018, section 3.1).
 
     Image pooling, a 1x1 convolution and one 3x3 convolution per dilation rate side by side, each `filters` wide with
     batch normalisation and ReLU; concatenated, then 1x1 to `filters`.
 
-    A rate as large as the map sees only its centre tap: on a 4x8 map rates above 7 add no context.
+    A rate as large as the map sees only its centre tap: on a 4x8 map rates above 7 add no context. Where the map is
+    larger than a tile's, `box`, such taps still are left out: training has never shown them anything.
 
     (B, H, W, C) -> (B, H, W, filters).
     """
@@ -301,16 +354,28 @@ class SpatialPyramid(_Block):
         self.merge.build((*shape[:-1], self._arguments["filters"] * (1 + len(self.branches))))
 
     def call(self, x, training=None):
-        maps = [branch(x, training=training) for branch in self.branches]
-        pooled = self.pool(ops.mean(x, axis=(1, 2), keepdims=True), training=training)
+        maps = [self._branch(branch, x, training) for branch in self.branches]
+        pooled = _spread(self.pool(_means(x, self.box), training=training), self.box)
         maps.append(ops.broadcast_to(pooled, ops.shape(maps[0])))
         return self.merge(ops.concatenate(maps, axis=-1), training=training)
+
+    def _branch(self, branch, x, training):
+        convolution, *others = branch.layers
+        rate = convolution.dilation_rate[0]
+        if self.box is None or max(convolution.kernel_size) == 1:
+            return branch(x, training=training)
+        rows, columns = (np.array([rate < side, True, rate < side], np.float32) for side in self.box.size)
+        kernel = convolution.kernel * (rows[:, None] * columns)[..., None, None]
+        x = ops.conv(x, ops.cast(kernel, x.dtype), padding="same", dilation_rate=rate)
+        for layer in others:
+            x = layer(x, training=training) if isinstance(layer, layers.BatchNormalization) else layer(x)
+        return x
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self._arguments["filters"])
 
 
-class _Transformer(_Block):
+class _Transformer(Block):
     """What encoder and decoder block share: sublayers with residual, dropout, stochastic depth and post-norm.
 
     Post-norm, 3 heads, dropout 0.1, feed-forward twice as wide as the channels: the report's team's settings.

@@ -61,6 +61,10 @@ class Console:
         hidden = self.silent or not sys.stderr.isatty()
         return tqdm(total=total, desc=title, unit=unit, disable=hidden, leave=False, dynamic_ncols=True)
 
+    def error(self, text: str) -> None:
+        """One line on standard error, for what failed while the script goes on; printed whatever is wanted."""
+        _print_error(text)
+
     def result(self, **values: object) -> None:
         """The machine-readable end of a script: printed with --json only."""
         if self.json:
@@ -192,6 +196,10 @@ def _print(text: str = "", end: str = "\n") -> None:
         raise
 
 
-def _fail(message: str) -> int:
+def _print_error(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
+
+
+def _fail(message: str) -> int:
+    _print_error(message)
     return USER_ERROR_EXIT

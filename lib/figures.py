@@ -135,6 +135,26 @@ def frames(
     save(figure, path)
 
 
+def beside(path: str | os.PathLike, grey: np.ndarray, colours: np.ndarray, title: str) -> None:
+    """Writes a PNG of a frame and its mask side by side, pixel by pixel where they have more than 256.
+
+    Args:
+        path: the PNG to write.
+        grey: (H, W) uint8.
+        colours: of the mask, (H, W, 3) uint8.
+        title: the frame's.
+    """
+    height, width = grey.shape
+    scale = max(1 / 100, 2.56 / max(height, width))  # inches
+    across, down, gap = width * scale, height * scale, 0.1
+    figure = new_figure((max(2 * across + 3 * gap, 3), down + 0.9))
+    text_at(figure, gap, 0.08, title, va="top", fontsize=8)
+    for number, pixels in enumerate((grey, colours)):
+        panel(figure, gap + number * (across + gap), 0.3, across, pixels)
+    legend(figure)
+    save(figure, path)
+
+
 def mistakes(
     path: str | os.PathLike,
     dataset: Dataset,

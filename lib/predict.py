@@ -32,7 +32,11 @@ def probability_model(model):
 
 
 def predict_probabilities(
-    model, tiles: np.ndarray, views: Sequence[str] = PLAIN, source: object = "the network"
+    model,
+    tiles: np.ndarray,
+    views: Sequence[str] = PLAIN,
+    source: object = "the network",
+    batch: int | None = None,
 ) -> np.ndarray:
     """Class probabilities of tiles, averaged over views.
 
@@ -41,6 +45,7 @@ def predict_probabilities(
         tiles: (N, H, W) uint8, or with what the network sees around them, as lib.context.show has it.
         views: names from lib.views' table; each pixel is averaged over the views that really saw it.
         source: what messages call the network: its run's folder.
+        batch: tiles per forward pass; BATCH unless given.
 
     Returns:
         (N, H, W, 5) float32.
@@ -50,10 +55,11 @@ def predict_probabilities(
     """
     total = np.zeros((*tiles.shape[:3], len(CLASSES)), np.float32)
     votes = np.zeros(tiles.shape[1:3], np.float32)
+    batch = batch or BATCH
     for view in views:
-        for start in range(0, len(tiles), BATCH):
-            part = slice(start, start + BATCH)
-            maps, seen = invert_view(view, _forward(model, view_of(view, tiles[part])))
+        for start in range(0, len(tiles), batch):
+            part = slice(start, start + batch)
+            maps, seen = invert_view(view, _forward(model, view_of(view, tiles[part]), batch))
             total[part] += maps
         votes += seen
     if not votes.all():
@@ -64,11 +70,11 @@ def predict_probabilities(
     return total
 
 
-def _forward(model, tiles: np.ndarray) -> np.ndarray:
-    missing = BATCH - len(tiles)
+def _forward(model, tiles: np.ndarray, batch: int) -> np.ndarray:
+    missing = batch - len(tiles)
     if missing:
         tiles = np.concatenate([tiles, np.repeat(tiles[-1:], missing, axis=0)])
-    return np.asarray(model.predict_on_batch(np.ascontiguousarray(tiles)))[: BATCH - missing]
+    return np.asarray(model.predict_on_batch(np.ascontiguousarray(tiles)))[: batch - missing]
 
 
 def labels(probabilities: np.ndarray, background: bool = False) -> np.ndarray:
