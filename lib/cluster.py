@@ -114,6 +114,7 @@ def _connected(address: str) -> Iterator[Any]:
         shutil.copytree(HERE / "lib", code / "lib", ignore=shutil.ignore_patterns("__pycache__"))
         for script in HERE.glob("*.py"):
             shutil.copy(script, code)
+        earlier = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address or "local",
@@ -125,6 +126,7 @@ def _connected(address: str) -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"--ray {address}: no cluster could be reached ({reason}); see `ray status`") from None
+        signal.signal(signal.SIGTERM, earlier)  # Ray's own would end this process without a word
         try:
             yield ray
         finally:
