@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from kaggle_scripts import FakeClock, Scripts, attached
 from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
 
 from lib.console import UserError
-from lib.kaggle import kernel as kaggle_kernel
+from lib.kaggle import packing
 from lib.kaggle.kernel import Job, Kernel
 from lib.runs import Run
 from lib.task import COMPETITION
@@ -111,16 +112,18 @@ def test_metadata_states_every_field_that_the_client_reads(tmp_path):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A git checkout with kernels/entry.py and one module, for kaggle_kernel to pack in place of this one."""
+    """A git checkout with kernels/entry.py, the scripts it runs and one module, to be packed in place of this one."""
     root = tmp_path / "project"
     (root / "kernels").mkdir(parents=True)
     (root / "lib" / "report").mkdir(parents=True)
     for name in ("entry.py", "kernel-metadata.json"):
         (root / "kernels" / name).write_text((ROOT / "kernels" / name).read_text())
     (root / "lib" / "report" / "table.py").write_text("table = 1\n")
+    for name in packing.NEEDED:
+        (root / name).touch()
     subprocess.run(["git", "init", "--quiet", root], check=True)
     subprocess.run(["git", "-C", root, "add", "."], check=True)
-    monkeypatch.setattr(kaggle_kernel, "ROOT", root)
+    monkeypatch.setattr(packing, "ROOT", root)
     return root
 
 
@@ -133,11 +136,11 @@ def packed(folder: Path) -> dict[str, str]:
 
 def test_bundle_holds_tracked_scripts_only(project, tmp_path):
     careless = (".env", "kaggle.json", "lib/kaggle.json", "runs.npz")
-    for name in (*careless, "train.py"):
+    for name in (*careless, "tune.py"):
         (project / name).write_text(KEY)
     subprocess.run(["git", "-C", project, "add", "--force", *careless], check=True)
     Kernel.build(JOB, "me", tmp_path / "kernel")
-    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py"}
+    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py", *packing.NEEDED}
 
 
 def test_hash_names_code_and_job(project, tmp_path):
@@ -150,9 +153,55 @@ def test_hash_names_code_and_job(project, tmp_path):
 
 def test_outside_a_checkout_nothing_is_packed(tmp_path, monkeypatch):
     (tmp_path / "kernels").symlink_to(ROOT / "kernels")
-    monkeypatch.setattr(kaggle_kernel, "ROOT", tmp_path)
+    monkeypatch.setattr(packing, "ROOT", tmp_path)
     with pytest.raises(UserError, match="git"):
         Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+@pytest.mark.parametrize(
+    "importing", ["import lib.new", "from lib import new", "from lib.new import x", "def f():\n    from .new import x"]
+)
+def test_an_untracked_module_that_is_imported_is_named(project, tmp_path, importing):
+    (project / "lib" / "new.py").write_text("x = 1\n")
+    (project / "lib" / "used.py").write_text(importing)
+    subprocess.run(["git", "-C", project, "add", "lib/used.py"], check=True)
+    with pytest.raises(UserError, match="lib/new.py: imported by lib/used.py, but git does not track it: git add"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+    assert not (tmp_path / "kernel" / "kernel.py").exists()
+
+
+def test_a_script_that_is_no_python_is_named(project, tmp_path):
+    (project / "train.py").write_text("x = (\n")
+    with pytest.raises(UserError, match="train.py, line 1: is no Python"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+def test_names_with_spaces_and_umlauts_travel(project, tmp_path):
+    (project / "lib" / "über all.py").write_text("x = 'ß'\n", encoding="utf-8")
+    subprocess.run(["git", "-C", project, "add", "."], check=True)
+    Kernel.build(JOB, "me", tmp_path / "kernel")
+    assert packed(tmp_path / "kernel")["lib/über all.py"] == "x = 'ß'\n"
+
+
+def test_a_copy_inside_another_repository_is_refused(project, tmp_path):
+    shutil.rmtree(project / ".git")
+    subprocess.run(["git", "init", "--quiet", project.parent], check=True)
+    with pytest.raises(UserError, match="train.py: git does not track it, and only tracked files are packed"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+def test_each_new_build_has_a_folder_of_its_own(project, tmp_path):
+    first, second = (Kernel.build_new(JOB, "me", tmp_path / "build") for _ in range(2))
+    assert (first.folder.name, second.folder.name) == ("mars-seventh-all-folds", "mars-seventh-all-folds-2")
+    assert Kernel.read(first.folder) == first
+
+
+def test_the_version_stands_beside_the_kernel(project, tmp_path):
+    kernel = Kernel.build(JOB, "me", tmp_path)
+    assert kernel.version is None and kernel.pinned(7, "https://x").version == Kernel.read(tmp_path).version == 7
+    (tmp_path / "pushed.json").write_text('{"version": "7", "url": ""}')
+    with pytest.raises(UserError, match="pushed.json: version=7: must be"):
+        Kernel.read(tmp_path)
 
 
 # On Kaggle's machine, with stand-ins for the scripts
@@ -161,7 +210,8 @@ SCRIPT = """
 import json, os, pathlib, sys, time
 arguments = sys.argv[1:]
 with open("calls", "a") as stream:
-    print(pathlib.Path(__file__).stem, *arguments, os.environ.get("CUDA_VISIBLE_DEVICES"), file=stream)
+    commit, card = os.environ.get("MARS_COMMIT"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    print(pathlib.Path(__file__).stem, *arguments, commit, card, file=stream)
 if sys.argv[0].endswith("train.py"):
     fold = arguments[arguments.index("--fold") + 1]
     if "seed=1" in arguments and fold == "1":
@@ -173,8 +223,12 @@ if sys.argv[0].endswith("train.py"):
     if "seed=1" in arguments:
         time.sleep(60)
     folder = pathlib.Path("runs/seventh/fold_" + fold)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if "seed=3" in arguments and fold == "1" and not (folder / "state.npz").exists():
+        (folder / "state.npz").write_text("half")
+        time.sleep(60)
     (folder / "config.json").write_text("{}")
+    (folder / "metrics.json").write_text("{}")
 elif sys.argv[0].endswith("infer.py"):
     validation = {"plain": {"mean_iou": 0.4}, "tta": {"mean_iou": 0.5}}
     pathlib.Path("runs/seventh/validation.json").write_text(json.dumps(validation))
@@ -188,14 +242,21 @@ else:
 def kaggle(project, tmp_path):
     """Runs a kernel of SCRIPTs in a folder shaped like Kaggle's, with so many GPUs; returns process and output."""
 
-    def run(settings=(), gpus=0, data="input/competitions/mars"):
+    def run(settings=(), gpus=0, data="input/competitions/mars", cpu=True, hours=None, earlier=None):
         for name in ("train.py", "infer.py", "submission.py"):
             (project / name).write_text(SCRIPT)
         subprocess.run(["git", "-C", project, "add", "."], check=True)
-        kernel = Kernel.build(Job.asked("seventh", "all", True, ["folds=2", *settings]), "me", tmp_path / "kernel")
+        job = Job.asked("seventh", "all", True, ["folds=2", *settings], cpu, hours)
+        kernel = Kernel.build(job, "me", tmp_path / "kernel", continues=earlier is not None)
         root, tools = tmp_path / "kaggle", tmp_path / "bin"
+        if root.exists():
+            shutil.rmtree(root)
         for folder in (root / data, root / "working", tools):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        if earlier is not None:
+            shutil.copytree(earlier, root / "input" / "notebooks" / "earlier")
+            for path in [root / "input" / "notebooks", *(root / "input" / "notebooks").rglob("*")]:
+                path.chmod(0o555 if path.is_dir() else 0o444)  # as Kaggle mounts it
         (root / data / "mars_for_students.npz").touch()
         (tools / "nvidia-smi").write_text("#!/bin/sh\n" + "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'\n" * gpus)
         (tools / "nvidia-smi").chmod(0o755)
@@ -236,7 +297,7 @@ def test_failing_fold_fails_the_kernel_and_ends_the_others(kaggle):
     assert process.returncode == 1
     assert "fold 1: no memory left" in process.stdout
     assert process.stderr.splitlines()[-1] == "RuntimeError: fold 1: train.py failed with exit code 1"
-    assert not (working / "manifest.json").exists()
+    assert not json.loads((working / "manifest.json").read_text())["complete"]
     assert "infer" not in (working / "calls").read_text()
 
 
@@ -244,6 +305,43 @@ def test_missing_data_fails_the_kernel(kaggle):
     process, _ = kaggle(data="elsewhere")
     assert process.returncode == 1
     assert "accept the competition's rules" in process.stderr.splitlines()[-1]
+
+
+def test_without_a_gpu_a_kernel_stops_at_once(kaggle):
+    process, working = kaggle(cpu=False)
+    assert process.returncode == 1 and "no GPU on this machine" in process.stderr.splitlines()[-1]
+    assert not (working / "calls").exists()
+
+
+def test_the_scripts_are_told_the_commit(kaggle, project):
+    subprocess.run(["git", "-C", project, "add", "."], check=True)
+    identity = ["-c", "user.name=me", "-c", "user.email=me"]
+    subprocess.run(["git", "-C", project, *identity, "commit", "--quiet", "-m", "first"], check=True)
+    commit = subprocess.run(["git", "-C", project, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    process, working = kaggle()
+    assert f" {commit.stdout.strip()}-dirty " in (working / "calls").read_text()
+
+
+def test_a_session_ends_itself_and_another_goes_on(kaggle, tmp_path):
+    process, working = kaggle(["seed=3"], hours=2 / 3600)
+    assert process.returncode == 0 and "the time is up" in process.stdout
+    manifest = json.loads((working / "manifest.json").read_text())
+    assert not manifest["complete"] and "runs/seventh/fold_0/metrics.json" in manifest["files"]
+    assert "infer" not in (working / "calls").read_text()
+    shutil.copytree(working, tmp_path / "earlier")
+    process, working = kaggle(["seed=3"], earlier=tmp_path / "earlier")
+    assert process.returncode == 0, process.stderr
+    assert (working / "runs/seventh/fold_1/state.npz").read_text() == "half"
+    assert all("--resume" in line for line in (working / "calls").read_text().splitlines() if "train" in line)
+    assert json.loads((working / "manifest.json").read_text())["complete"]
+
+
+def test_the_output_of_another_job_is_not_gone_on_with(kaggle, tmp_path):
+    (tmp_path / "earlier").mkdir()
+    other = Job.asked("seventh", "all", True, ["folds=2", "seed=9"], cpu=True).model_dump()
+    (tmp_path / "earlier" / "manifest.json").write_text(json.dumps({"job": other}))
+    process, working = kaggle(earlier=tmp_path / "earlier")
+    assert process.returncode == 1 and "no output of this job's version before" in process.stderr.splitlines()[-1]
 
 
 # Push, wait, bring home: the real client against a server that plays Kaggle
@@ -299,17 +397,17 @@ def start(server, tmp_path):
 
 
 @pytest.fixture
-def push(start, server):
-    """Runs push.py to its end; no run may show a secret or leave this machine."""
+def clock():
+    """What the scripts wait by."""
+    return FakeClock()
 
-    def push(*arguments):
-        process = start("push.py", *arguments, "--poll", "0.1")
-        stdout, stderr = process.communicate()
-        assert KEY not in stdout + stderr
-        assert not server.count("CONNECT")
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
-    return push
+@pytest.fixture
+def push(server, tmp_path, monkeypatch, clock):
+    """Runs push.py to its end, in this process; its kernels are without the project's scripts."""
+    scripts = Scripts(server, tmp_path, monkeypatch, clock)
+    scripts.light()
+    return lambda *arguments: scripts("kernels/push.py", *arguments)
 
 
 TWO_FOLDS = ("seventh", "--tiny", "--set", "folds=2")
@@ -358,6 +456,7 @@ def test_push_that_kaggle_refuses(push, server, answer, words):
     process = push(*TWO_FOLDS)
     assert_refused(process, *words)
     assert not server.count("GetKernelSessionStatus")
+    assert not attached(process)
 
 
 def test_failed_kernel_shows_the_end_of_its_log(push, server, tmp_path):
@@ -366,6 +465,7 @@ def test_failed_kernel_shows_the_end_of_its_log(push, server, tmp_path):
     process = push(*TWO_FOLDS)
     assert_refused(process, "tester/mars-seventh-all-folds", "ERROR", "Out of memory")
     assert "line 99" in process.stderr and "line 9\n" not in process.stderr
+    assert attached(process) == ["kernels/build/mars-seventh-all-folds"]
     assert (tmp_path / "kernels/build/mars-seventh-all-folds/log.txt").read_text().splitlines() == lines
     assert not (tmp_path / "runs").exists()
 
@@ -432,7 +532,7 @@ def test_same_run_again_replaces_it(push, tmp_path):
 def test_folds_in_several_kernels(push, server, tmp_path):
     process = push(*TWO_FOLDS, "--kernels", "2")
     assert process.returncode == 0, process.stderr
-    assert set(server.versions) == {"mars-seventh-fold-0", "mars-seventh-fold-1"}
+    assert set(server.sessions) == {"mars-seventh-fold-0", "mars-seventh-fold-1"}
     assert {path.name for path in (tmp_path / "runs/seventh").iterdir()} == {"fold_0", "fold_1"}
     assert "python infer.py runs/seventh --tta" in process.stdout
 
@@ -480,19 +580,20 @@ def test_kernel_of_somebody_else(push, server):
     assert "--attach kernels/build/mars-seventh-all-folds" in process.stderr
 
 
-def test_interrupt_leaves_the_kernel_running_and_says_how_to_wait_again(start, push, server, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_the_kernel_running_and_says_how_to_wait_again(start, push, server, tmp_path, number, code):
     server.start = lambda request: Session(["RUNNING"], files=output_of(request))
     process = start("push.py", *TWO_FOLDS, "--poll", "0.1")
     while not server.count("GetKernelSessionStatus"):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    attach = "--attach kernels/build/mars-seventh-all-folds"
-    assert attach in stderr
-    server.sessions["mars-seventh-all-folds"].states = ["COMPLETE"]
-    assert push(*attach.split()).returncode == 0
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code and KEY not in stdout + stderr
+    attach = stderr.splitlines()[-1]
+    assert attach == "python kernels/push.py --attach kernels/build/mars-seventh-all-folds"
+    server.sessions["mars-seventh-all-folds"][0].states = ["COMPLETE"]
+    assert push(*attach.split()[2:]).returncode == 0
     assert server.count("SaveKernel") == 1
     assert (tmp_path / "runs/seventh/fold_1").is_dir()
 
