@@ -6,6 +6,7 @@ Time is a clock of ours: what waits for hours is over at once.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import shlex
@@ -93,7 +94,9 @@ _MODULES: dict[str, ModuleType] = {}
 
 
 def module(script: str) -> ModuleType:
-    """A script as a module, loaded once."""
+    """A script as a module, loaded once; those in lib/ are modules anyhow."""
+    if script.startswith("lib/"):
+        return importlib.import_module(script.removesuffix(".py").replace("/", "."))
     if script not in _MODULES:
         spec = importlib.util.spec_from_file_location(Path(script).stem + "_script", ROOT / script)
         _MODULES[script] = importlib.util.module_from_spec(spec)

@@ -226,7 +226,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = self.kaggle.faults[method].popleft()
         if fault and not fault.then:
             return self._fail(fault)
-        answer = self.kaggle.answers.get(method) or getattr(self.kaggle, method)(request)
+        given = self.kaggle.answers
+        answer = given[method] if method in given else getattr(self.kaggle, method)(request)
         if fault or isinstance(answer, Fault):
             return self._fail(fault or answer)
         if method == "GetKernelSessionLogsStream":
@@ -250,8 +251,11 @@ class Handler(BaseHTTPRequestHandler):
         """The upload of a submission."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.kaggle.calls.append(("PUT", {}))
-        if self.kaggle.faults["PUT"]:
-            return self._fail(self.kaggle.faults["PUT"].popleft())
+        fault = self.kaggle.broken("PUT", {})
+        if fault is None and self.kaggle.faults["PUT"]:
+            fault = self.kaggle.faults["PUT"].popleft()
+        if fault:
+            return self._fail(fault)
         self.kaggle.uploads[self._path().rpartition("/")[2]] = body
         self._send(200, b"", {})
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -318,7 +319,7 @@ def test_the_scripts_are_told_the_commit(kaggle, project):
     identity = ["-c", "user.name=me", "-c", "user.email=me"]
     subprocess.run(["git", "-C", project, *identity, "commit", "--quiet", "-m", "first"], check=True)
     commit = subprocess.run(["git", "-C", project, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    process, working = kaggle()
+    _, working = kaggle()
     assert f" {commit.stdout.strip()}-dirty " in (working / "calls").read_text()
 
 
@@ -331,7 +332,8 @@ def test_a_session_ends_itself_and_another_goes_on(kaggle, tmp_path):
     shutil.copytree(working, tmp_path / "earlier")
     process, working = kaggle(["seed=3"], earlier=tmp_path / "earlier")
     assert process.returncode == 0, process.stderr
-    assert (working / "runs/seventh/fold_1/state.npz").read_text() == "half"
+    state = working / "runs/seventh/fold_1/state.npz"
+    assert state.read_text() == "half" and state.stat().st_mode & state.parent.stat().st_mode & 0o200
     assert all("--resume" in line for line in (working / "calls").read_text().splitlines() if "train" in line)
     assert json.loads((working / "manifest.json").read_text())["complete"]
 
@@ -340,7 +342,7 @@ def test_the_output_of_another_job_is_not_gone_on_with(kaggle, tmp_path):
     (tmp_path / "earlier").mkdir()
     other = Job.asked("seventh", "all", True, ["folds=2", "seed=9"], cpu=True).model_dump()
     (tmp_path / "earlier" / "manifest.json").write_text(json.dumps({"job": other}))
-    process, working = kaggle(earlier=tmp_path / "earlier")
+    process, _ = kaggle(earlier=tmp_path / "earlier")
     assert process.returncode == 1 and "no output of this job's version before" in process.stderr.splitlines()[-1]
 
 
@@ -606,21 +608,36 @@ def test_attach_to_no_kernel(push):
 
 
 class Machine(Session):
-    """Kaggle's machine: really runs what is pushed, in a folder of its own that holds the kernel and the data alone."""
+    """Kaggle's machine: really runs what is pushed, in a folder of its own that holds the kernel and the data alone.
 
-    def __init__(self, request: dict, root: Path, data: Path):
-        self._working, self._log = root / "working", root / "log"
+    Args:
+        earlier: the machine of the version whose output is mounted, where the kernel asks for it.
+        killed_by: a file that, once it is there, ends it as Kaggle ends a session: with SIGKILL for all processes.
+    """
+
+    def __init__(
+        self, request: dict, root: Path, data: Path, earlier: "Machine | None" = None, killed_by: str | None = None
+    ):
+        self.working, self._log = root / "working", root / "log"
         mounted = root / "input" / COMPETITION
-        for folder in (self._working, mounted):
+        for folder in (self.working, mounted):
             folder.mkdir(parents=True)
         shutil.copy(data, mounted / "mars_for_students.npz")
+        for source in request.get("kernelDataSources", ()):
+            shutil.copytree(earlier.working, root / "input" / "notebooks" / source)
         (root / "kernel.py").write_text(request["text"])
-        nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-        quiet_cpu = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {"PATH": os.environ["PATH"], "MARS_KAGGLE_ROOT": str(root), **quiet_cpu, **nowhere}
         with open(self._log, "w") as log:
-            command = [sys.executable, "kernel.py"]
-            self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            command, environment = [sys.executable, "kernel.py"], machine_environment(MARS_KAGGLE_ROOT=str(root))
+            self.process = subprocess.Popen(
+                command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        if killed_by:
+            threading.Thread(target=self._kill_when, args=(self.working / killed_by,), daemon=True).start()
+
+    def _kill_when(self, path: Path) -> None:
+        while not path.exists() and self.process.poll() is None:
+            time.sleep(0.002)
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def state(self) -> str:
         """By the process."""
@@ -632,8 +649,15 @@ class Machine(Session):
 
     def output(self) -> dict[str, bytes]:
         """What it has left in /kaggle/working."""
-        files = (path for path in self._working.rglob("*") if path.is_file())
-        return {path.relative_to(self._working).as_posix(): path.read_bytes() for path in files}
+        files = (path for path in self.working.rglob("*") if path.is_file())
+        return {path.relative_to(self.working).as_posix(): path.read_bytes() for path in files}
+
+
+def machine_environment(**more: str) -> dict[str, str]:
+    """Of processes that have no network and no GPU."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    quiet_cpu = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    return {"PATH": os.environ["PATH"], **quiet_cpu, **nowhere, **more}
 
 
 @pytest.fixture
@@ -648,23 +672,51 @@ def data(tmp_path) -> Path:
     return tmp_path / "data.npz"
 
 
-def test_the_bundled_kernel_trains_and_its_masks_are_submitted(push, server, tmp_path, data):
-    server.start = lambda request: Machine(request, tmp_path / "kaggle", data)
-    smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 copy_paste=0 epochs=1 batch_size=8 precision=float32"
-    process = push("seventh", "--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip")
-    assert process.returncode == 0, process.stderr
+def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted(
+    server, tmp_path, data, monkeypatch, clock
+):
+    machines: list[Machine] = []
+
+    def start(request: dict) -> Machine:
+        earlier = machines[-1] if machines else None
+        killed_by = None if earlier else "runs/seventh/fold_1/state.npz"
+        machines.append(Machine(request, tmp_path / f"kaggle_{len(machines)}", data, earlier, killed_by))
+        return machines[-1]
+
+    server.start, clock.real = start, 0.2
+    run = Scripts(server, tmp_path, monkeypatch, clock)
+    smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 copy_paste=0 epochs=6 batch_size=8 precision=float32"
+    settings = ["--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip"]
+    process = run("kernels/push.py", "seventh", *settings, "--cpu", "--poll", "1")
+    assert_refused(process, "ended as ERROR", "finished folds in place: 0; missing: 1")
+    assert (tmp_path / "runs/seventh/fold_0/metrics.json").exists()
+    assert not (machines[0].working / "runs/seventh/fold_1/metrics.json").exists()  # killed in time
+    assert not (tmp_path / "runs/seventh/fold_1").exists()
+
+    (folder,) = attached(process)
+    process = run("kernels/push.py", "--attach", folder, "--resume", "--poll", "1")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "fold 0: runs/seventh/fold_0: finished before" in "\n".join(machines[1].log())
+    assert re.search("fold 1: resumed after epoch [1-5]\n", "\n".join(machines[1].log()))
+
+    command = [sys.executable, ROOT / "train.py", "seventh", *settings, "--data", data, "--runs", "uninterrupted"]
+    subprocess.run(command, cwd=tmp_path, env=machine_environment(), check=True, capture_output=True)
     for fold in (0, 1):
-        run = Run.open(tmp_path / f"runs/seventh/fold_{fold}")
-        assert run.metrics().epochs == 1
-        assert len(run.split.validation) == 20
-    manifest = json.loads((tmp_path / "kernels/build/mars-seventh-all-folds/output/manifest.json").read_text())
+        runs = [Run.open(tmp_path / place / f"seventh/fold_{fold}") for place in ("runs", "uninterrupted")]
+        gone_on, whole = (run.metrics().model_dump(exclude={"seconds", "files"}) for run in runs)
+        assert gone_on == whole and whole["epochs"] == 6
+        weights = [(run.folder / "best.weights.h5").read_bytes() for run in runs]
+        assert weights[0] == weights[1]
+
+    folder = tmp_path / "kernels/build/mars-seventh-all-folds-2/output"
+    manifest = json.loads((folder / "manifest.json").read_text())
     validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())
     assert manifest["score"] == validation["tta"]["mean_iou"] and validation["tiles"] == 40
     assert manifest["config"] == json.loads((tmp_path / "runs/seventh/fold_0/config.json").read_text())
+    commit = json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"]
+    assert commit == packing.commit()
 
-    masks = "runs/seventh/masks.npz"
-    command = [sys.executable, ROOT / "submission.py", masks, "--submit", "-m", "cycle", "--data", data]
-    subprocess.run(command, cwd=tmp_path, env=server.environment(tmp_path / "home"), check=True)
-    encoded = (tmp_path / "kernels/build/mars-seventh-all-folds/output/submission.csv").read_bytes()
+    process = run("submission.py", "runs/seventh/masks.npz", "--submit", "-m", "cycle", "--data", data)
+    assert process.returncode == 0, process.stderr
     with zipfile.ZipFile(io.BytesIO(server.submissions[0]["file"])) as archive:
-        assert archive.read("submission.csv") == encoded
+        assert archive.read("submission.csv") == (folder / "submission.csv").read_bytes()

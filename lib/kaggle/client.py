@@ -108,15 +108,15 @@ class Kaggle:
                 push = self._api.kernels_push
                 answer = self._calls.call("push", _ACCEPT, push, str(folder), timeout=seconds, once=True)
                 if answer.error:
-                    raise UserError(f"push: Kaggle refused the kernel: {shortened(answer.error)}")
-                if invalid := [*answer.invalid_competition_sources]:
-                    raise UserError(f"push: Kaggle left out {shortened(', '.join(invalid))}; {_ACCEPT}")
+                    raise UserError(f"push: Kaggle refused the kernel: {shortened(str(answer.error))}")
+                if answer.invalid_competition_sources:
+                    raise UserError(f"push: Kaggle left out {COMPETITION}; {_ACCEPT}")
                 sources = (answer.invalid_dataset_sources, answer.invalid_kernel_sources, answer.invalid_model_sources)
                 if invalid := [source for each in sources for source in each]:
-                    listed = shortened(", ".join(invalid))
+                    listed = shortened(", ".join(map(str, invalid)))
                     raise UserError(f"push: Kaggle left out the sources {listed}; correct kernel-metadata.json")
-                if answer.version_number:
-                    return answer.version_number, plain(answer.url)
+                if isinstance(answer.version_number, int) and answer.version_number > 0:
+                    return answer.version_number, shortened(str(answer.url))
                 lost = Lost("push: Kaggle's answer names no version")
             except Lost as error:
                 lost = error

@@ -79,7 +79,9 @@ def submit(kaggle: Kaggle, path: Path, message: str, origin: Origin, journal: Pa
     _append(journal, row)
     console.line(f"uploaded as number {ref}; waiting for the score")
     listed = _wait_for_score(kaggle, ref)
-    _update(journal, {ref: listed.score})
+    if listed.score is not None:
+        scored = row.model_copy(update={"public_score": listed.score})
+        _change(journal, lambda rows: [scored if earlier.ref == ref else earlier for earlier in rows])
     rank, teams = _rank(kaggle, listed.score)
     public = UNKNOWN if listed.score is None else listed.score
     console.facts(
@@ -101,23 +103,31 @@ def submit(kaggle: Kaggle, path: Path, message: str, origin: Origin, journal: Pa
 
 def status(kaggle: Kaggle, journal: Path, console: Console) -> None:
     """Fetches the scores of all journalled submissions and shows them; what Kaggle does not tell stays as it is."""
-    rows = read_journal(journal)
     listed = kaggle.submissions()
-    known = {submission.ref: submission for submission in listed}
-    described = {submission.description: submission for submission in reversed(listed)}  # the newest one last
-    table, scores = [], dict[int, float | None]()
+
+    def of(row: Submission) -> Listed | None:
+        """A row of an older version has no number, and its description no digest."""
+        alike = [each for each in listed if row.ref in (None, each.ref)]
+        if row.ref is None:
+            alike = [each for each in alike if each.description == row.message]
+        return alike[0] if len(alike) == 1 else None
+
+    def told(row: Submission) -> Submission:
+        found = of(row)
+        if found is None:
+            return row
+        score = row.public_score if found.score is None else found.score
+        return row.model_copy(update={"ref": found.ref, "public_score": score})
+
+    rows = _change(journal, lambda rows: [told(row) for row in rows])
+    table = []
     for row in rows:
-        found = known.get(row.ref) if row.ref else described.get(row.description)
-        state = found.state.lower() + (f": {found.reason}" if found.reason else "") if found else UNKNOWN
-        if found and found.score is not None and row.ref:
-            scores[row.ref] = found.score
-        score = found.score if found and found.score is not None else row.public_score
-        shown = [UNKNOWN if value is None else f"{value:.5f}" for value in (row.validation_score, score)]
-        table.append([row.date, row.ref or UNKNOWN, row.message, *shown, state])
-    _update(journal, scores)
+        found = of(row)
+        state = f"{found.state.lower()} {found.reason}".strip() if found else UNKNOWN
+        scores = [UNKNOWN if value is None else f"{value:.5f}" for value in (row.validation_score, row.public_score)]
+        table.append([row.date, row.ref or UNKNOWN, row.message, *scores, state])
     console.table(["date", "number", "message", "validation", "public", "state"], table)
-    names = ("date", "ref", "message", "validation_score", "public_score", "state")
-    console.result(submissions=[dict(zip(names, line)) for line in table], journal=journal)
+    console.result(submissions=[row.model_dump() for row in rows], journal=journal)
 
 
 def read_journal(path: Path) -> list[Submission]:
@@ -125,28 +135,21 @@ def read_journal(path: Path) -> list[Submission]:
     return Submission.read_rows(path, "it is no journal of submissions: move it away") if path.exists() else []
 
 
-def _change(path: Path, change: Callable[[list[Submission]], list[Submission]]) -> None:
+def _change(path: Path, change: Callable[[list[Submission]], list[Submission]]) -> list[Submission]:
+    """Rewrites the journal, where anything changes, and returns its lines."""
     with locked(path, wait=True):
         before = read_journal(path)
         rows = change(before)
-        if rows == before:
-            return
-        with replacing(path, newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, Submission.model_fields)
-            writer.writeheader()
-            writer.writerows(dict(row) for row in rows)
+        if rows != before:
+            with replacing(path, newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, Submission.model_fields)
+                writer.writeheader()
+                writer.writerows(dict(row) for row in rows)
+    return rows
 
 
 def _append(path: Path, row: Submission) -> None:
     _change(path, lambda rows: [*rows, row])
-
-
-def _update(path: Path, scores: dict[int, float | None]) -> None:
-    def scored(row: Submission) -> Submission:
-        score = scores.get(row.ref) if row.ref else None
-        return row if score is None else row.model_copy(update={"public_score": score})
-
-    _change(path, lambda rows: [scored(row) for row in rows])
 
 
 def _find_again(kaggle: Kaggle, row: Submission, journal: Path) -> None:
