@@ -30,7 +30,7 @@ from pydantic import Field
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.kaggle.calls import Lost
 from lib.kaggle.client import Kaggle
-from lib.kaggle.home import MASKS, bring_home, check_place, fetch_log, place_masks, placed
+from lib.kaggle.home import MASKS, bring_home, check_place, fetch_log, place_masks, placed, read_manifest
 from lib.kaggle.kernel import GRACE, HOURS, Job, Kernel, add_job_options
 from lib.kaggle.quota import check_quota
 from lib.kaggle.waiting import COMPLETE, FAILED, Watch
@@ -65,9 +65,9 @@ def main() -> None:
         errand.wait()
         report(errand.home, args.runs, console)
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, (UserError, OSError, MemoryError)):
-            error = UserError(f"{type(error).__name__}: {' '.join(str(error).split())}")  # the kernel is not lost by it
         if errand.running:
+            if isinstance(error, Exception) and not isinstance(error, (UserError, OSError, MemoryError)):
+                error = UserError(f"{type(error).__name__}: {error}")  # a defect, but the kernel is not lost by it
             runs = [] if args.runs == RUNS else ["--runs", str(args.runs)]
             folders = [str(kernel.folder) for kernel in errand.running]
             error.add_note(shlex.join(["python", "kernels/push.py", "--attach", *folders, *runs]))
@@ -215,8 +215,9 @@ def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
     """
     job, folds = kernels[0].job, placed(kernels[0].job, runs)
     folder = runs / job.config.experiment
-    score = place_masks(kernels[0], runs) if len(folds) == len(job.folds) else None
-    if len(folds) == len(job.folds) and (folder / MASKS).exists():
+    whole = len(folds) == len(job.folds) and read_manifest(kernels[0]).complete
+    score = place_masks(kernels[0], runs) if whole else None
+    if whole:
         message = f"{folder.name}, {len(folds)} fold{'s' * (len(folds) > 1)}, tta"
         following = ["submission.py", str(folder / MASKS), "--submit", "-m", message]
     else:

@@ -203,7 +203,9 @@ def _print(text: str = "", end: str = "\n") -> None:
 
 
 def _fail(message: str, error: BaseException) -> int:
-    _tell("error: " + " ".join(message.split()), error)
+    # A message may quote what a server or a file says, and a terminal would obey some of it
+    letters = (letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    _tell("error: " + "".join(letters), error)
     return USER_ERROR_EXIT
 
 

@@ -85,7 +85,7 @@ class Scripts:
             run_main(module(script).main)
         shown = out.getvalue() + err.getvalue()
         for secret in (KEY, TOKEN, "Basic ", "Bearer ", "Traceback", "\033", "\x07"):
-            assert secret not in shown
+            assert secret not in shown, shown
         assert not self.server.count("CONNECT")
         return subprocess.CompletedProcess(argv, ended.value.code, out.getvalue(), err.getvalue())
 

@@ -12,8 +12,10 @@ import base64
 import json
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,7 +99,9 @@ class KaggleServer:
         self.score = "0.69913"
         self.polls_until_scored = 3
         self.board = [f"{0.8 - place / 1000:.5f}" for place in range(250)]
+        self.errors: list[str] = []  # of this server itself, which its clients could take for misbehaviour
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"kaggle": self}))
+        self._server.handle_error = self._note_error
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> KaggleServer:
@@ -107,6 +111,11 @@ class KaggleServer:
     def __exit__(self, *_) -> None:
         self._server.shutdown()
         self._server.server_close()
+        assert not self.errors, "\n".join(self.errors)
+
+    def _note_error(self, *_) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # of a client that waits no longer
+            self.errors.append(traceback.format_exc())
 
     def environment(self, home) -> dict[str, str]:
         """Environment of a signed-in process whose every request, to whatever host, comes here. `home` is empty."""

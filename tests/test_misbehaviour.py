@@ -19,7 +19,7 @@ import pytest
 from kaggle_scripts import FakeClock, Scripts, attached, module
 from kaggle_server import Fault, KaggleServer, Session
 from test_kaggle import NOTE, zipped
-from test_kernels import TWO_FOLDS, output_of, pushed
+from test_kernels import TWO_FOLDS, cut_off, output_of
 
 from lib.kaggle import calls, download, home
 from lib.task import DATA_FILE
@@ -154,23 +154,9 @@ def sessions(world: World, finishing: bool = True) -> None:
     def start(request: dict) -> Session:
         if finishing and request.get("kernelDataSources"):
             return Session(files=output_of(request))
-        return Session(["RUNNING", "COMPLETE"], files=half(request))
+        return Session(["RUNNING", "COMPLETE"], files=cut_off(request))
 
     world.server.start = start
-
-
-def half(request: dict) -> dict[str, bytes]:
-    """The output of a session that was cut off in its second fold: the manifest was written after the first."""
-    files = output_of(request)
-    kernel = pushed(request)
-    first = f"{FOLD_0}/"
-    digests = {name.removeprefix(first): hashlib.sha256(files[name]).hexdigest() for name in files if first in name}
-    metrics = {"parameters": 1, "epochs": 1, "best_epoch": 1, "seconds": 1.0, "files": digests}
-    kept = {name: content for name, content in files.items() if "fold" in name}
-    kept |= {f"{first}metrics.json": json.dumps(metrics).encode()}
-    listed = {name: hashlib.sha256(content).hexdigest() for name, content in kept.items() if first in name}
-    told = {"bundle": kernel.bundle, "job": kernel.job.model_dump(), "complete": False, "seconds": 60, "files": listed}
-    return {**kept, "manifest.json": json.dumps(told).encode()}
 
 
 def one_of_two_fails(world: World) -> None:
@@ -196,6 +182,15 @@ def defect(world: World) -> None:
         raise KeyError("odd")
 
     world.patch.setattr(home, "check_files", broken)
+
+
+def while_waiting(world: World) -> None:
+    """Ctrl-C in a pause."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    world.clock.on_sleep = interrupt
 
 
 def interrupted(error: type[BaseException], phase: str) -> Callable[[World], None]:
@@ -230,6 +225,14 @@ PUSH = [
         push_before,
         versions=2,
         check=lambda w: json.loads((w.folder / f"{BUILT}-2/pushed.json").read_text())["version"] == 2,
+    ),
+    refused(
+        "push: 503 for ever, after the same was pushed before",
+        lambda w: (push_before(w), always("SaveKernel", Fault(503))(w)),
+        "no version of it",
+        attach=(),
+        there=PLACED,
+        not_there=(f"{BUILT}-2",),
     ),
     unpushed("push: refused", fail("SaveKernel", Fault(400, "Bad \033[31mtitle\033[0m")), "400 Bad title"),
     unpushed(
@@ -321,7 +324,7 @@ PUSH = [
     ),
     refused(
         "end: failed in the second of two folds",
-        lambda w: setattr(w.server, "start", lambda r: Session(["ERROR"], files=half(r))),
+        lambda w: setattr(w.server, "start", lambda r: Session(["ERROR"], files=cut_off(r))),
         "finished folds in place: 0; missing: 1",
         "--resume",
         there=(FOLD_0,),
@@ -330,7 +333,7 @@ PUSH = [
     refused(
         "end: failed, and its finished fold is damaged",
         lambda w: setattr(
-            w.server, "start", lambda r: Session(["ERROR"], files=half(r) | {f"{FOLD_0}/best.weights.h5": b"?"})
+            w.server, "start", lambda r: Session(["ERROR"], files=cut_off(r) | {f"{FOLD_0}/best.weights.h5": b"?"})
         ),
         "best.weights.h5 arrived damaged",
     ),
@@ -340,6 +343,14 @@ PUSH = [
         "its hours were over",
         "missing: 1",
         f"--attach {BUILT} --resume",
+        there=(FOLD_0,),
+        not_there=(FOLD_1,),
+    ),
+    refused(
+        "end: failed, and another session would fail, too",
+        lambda w: setattr(w.server, "start", lambda r: Session(["ERROR"], files=cut_off(r))),
+        "missing: 1",
+        arguments=(*TWO_FOLDS, "--sessions", "3"),
         there=(FOLD_0,),
         not_there=(FOLD_1,),
     ),
@@ -376,7 +387,7 @@ PUSH = [
             f"output: a name that {name}",
             lambda w, file=file: w.files(lambda files: None) or spoil_names(w, file),
             "nothing was written",
-            not_there=("runs", "train.py", "kernels/train.py", f"{BUILT}/output/masks.npz"),
+            not_there=("runs", "train.py", "kernels/build/train.py", f"{BUILT}/output/masks.npz"),
         )
         for name, file in NAMES.items()
     ),
@@ -439,11 +450,22 @@ PUSH = [
     Row("output: a file is cut short once", fail("GET", Fault(cut=True))),
     refused("output: a file is not to be had", always("GET", Fault(404)), "404"),
     refused("output: a file is not to be had now", always("GET", Fault(500)), "out of reach (500"),
+    refused(
+        "manifest: escapes in the build's name",
+        lambda w: setattr(w.server, "start", w.output(bundle="\033[2Jx")),
+        "of build ?[2Jx",
+    ),
     refused("disk: full", full_disk, "output/runs/big: File too large"),
     refused("an error that nobody thought of", defect, "KeyError: 'odd'"),
     *(
         refused(f"Ctrl-C in {phase}", interrupted(KeyboardInterrupt, phase), code=130)
         for phase in ("check_files", "bring_home", "place")
+    ),
+    refused("Ctrl-C while waiting", while_waiting, code=130),
+    refused(
+        "Ctrl-C while a lost push is looked for",
+        lambda w: (w.server.faults["SaveKernel"].append(Fault(502, then=True)), while_waiting(w)),
+        code=130,
     ),
     refused("no memory", interrupted(MemoryError, "bring_home"), "not enough memory"),
     # What it prints

@@ -96,8 +96,7 @@ class Caller:
 
 
 def bound_requests() -> None:
-    """From now on each request of this process has a time-out: the client sets none, and signs in when it is imported.
-    """
+    """From now on requests of this process have a time-out: the client sets none, and signs in when it is imported."""
     import requests
 
     class Bounded(requests.adapters.HTTPAdapter):
@@ -109,8 +108,7 @@ def bound_requests() -> None:
 
 
 def _failure(error: Exception) -> tuple[int, str, Any]:
-    """HTTP status or what stands for it, the reason in words, the answer. Raises again what is no failure of Kaggle's.
-    """
+    """HTTP status or what stands for it, the reason in words, the answer. What is no failure of Kaggle's is raised."""
     import requests
 
     if isinstance(error, UserError) or (

@@ -42,7 +42,7 @@ def bring_home(kaggle: Kaggle, ended: Ended, runs: Path) -> tuple[list[int | Non
         with locked(output):
             shutil.rmtree(output, ignore_errors=True)
             kaggle.output(kernel.name, kernel.version, output)
-            manifest = read_manifest(kernel, output)
+            manifest = read_manifest(kernel)
             if manifest.bundle != kernel.bundle:
                 raise UserError(f"{kernel.name}: its output is of build {manifest.bundle}, not {kernel.bundle}")
             done = list(kernel.job.folds) if manifest.complete else finished(kernel, output)
@@ -82,12 +82,13 @@ def fetch_log(kaggle: Kaggle, kernel: Kernel) -> list[str]:
     return lines
 
 
-def read_manifest(kernel: Kernel, output: Path) -> Manifest:
+def read_manifest(kernel: Kernel) -> Manifest:
     """What the kernel says of its output. Raises UserError where it does not."""
-    if not (output / MANIFEST).is_file():
-        raise UserError(f"{kernel.name}: no {MANIFEST} in its output")
-    manifest = Manifest.read(output / MANIFEST, "push it again")
-    check_names(manifest.files, f"{output / MANIFEST}")
+    path = kernel.folder / OUTPUT / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{kernel.name}: no {MANIFEST} in its output; push it again")
+    manifest = Manifest.read(path, "push it again")
+    check_names(manifest.files, str(path))
     return manifest
 
 
@@ -158,4 +159,4 @@ def place_masks(kernel: Kernel, runs: Path) -> float | None:
         if source.exists():
             with replacing(folder / source.name, "wb") as stream:
                 stream.write(source.read_bytes())
-    return read_manifest(kernel, output).score
+    return read_manifest(kernel).score
