@@ -223,16 +223,16 @@ def digests(folder: Path) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         # Another fold may be at work, whose files come and go
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
-            if name != MANIFEST and ".partial/" not in name:
+            if name != MANIFEST and ".partial" not in name:
                 found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
 
 
 def write(manifest: dict, folder: Path) -> None:
     """Writes the manifest, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=MANIFEST, suffix=".partial", delete=False) as stream:
-        json.dump(manifest, stream, indent=1)
-    os.replace(stream.name, folder / MANIFEST)
+    partial = folder / f"{MANIFEST}.{threading.get_ident()}.partial"  # two folds may end at a time
+    partial.write_text(json.dumps(manifest, indent=1))
+    os.replace(partial, folder / MANIFEST)
 
 
 def _later(seconds: float, function) -> None:

@@ -6,27 +6,41 @@ Time is a clock of ours: what waits for hours is over at once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import io
+import json
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from kaggle_server import KEY, TOKEN, KaggleServer
 
 from lib.console import run_main
 from lib.kaggle import calls, packing
+from lib.kaggle.kernel import Kernel
 from lib.kaggle.waiting import LOG_THREAD
+from lib.metrics import scores
 
 ATTACH = "python kernels/push.py --attach "
+TWO_FOLDS = ("seventh", "--tiny", "--set", "folds=2")
+CONFUSION = np.zeros((5, 5), np.int64)
+CONFUSION[[1, 2], [1, 2]], CONFUSION[[1, 2], [2, 1]] = 2, 1  # IoU 0.5 each
+NOTE = {
+    "runs": ["runs/seventh/fold_0", "runs/seventh/fold_1"],
+    "validation": {"tiles": 1, "plain": scores(CONFUSION), "tta": None},
+}
 
 
 class FakeClock:
@@ -110,3 +124,51 @@ def attached(process: subprocess.CompletedProcess) -> list[str]:
     last = (process.stderr.splitlines() or [""])[-1]
     words = shlex.split(last.removeprefix(ATTACH)) if last.startswith(ATTACH) else []
     return words[: words.index("--runs")] if "--runs" in words else words
+
+
+# What kernels and competitions leave
+
+
+def output_of(request: dict, digest: str = "data", **changes) -> dict[str, bytes]:
+    """What a pushed kernel leaves behind, without having trained; `changes` go into the manifest."""
+    kernel = pushed(request)
+    folder = f"runs/{kernel.job.config.experiment}"
+    files = {"masks.npz": b"masks", "submission.csv": b"id", f"{folder}/validation.json": b'{"tiles": 0}'}
+    for fold in kernel.job.folds:
+        split = {"data": {"source": digest, "digest": digest}, "fold": fold, "train": [0], "validation": [1]}
+        files[f"{folder}/fold_{fold}/config.json"] = kernel.job.config.to_json().encode()
+        files[f"{folder}/fold_{fold}/split.json"] = json.dumps(split).encode()
+        files[f"{folder}/fold_{fold}/best.weights.h5"] = f"weights of {fold}".encode()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    job, config = kernel.job.model_dump(), kernel.job.config.model_dump()
+    manifest = {"bundle": kernel.bundle, "job": job, "config": config, "score": 0.5, "seconds": 60, "files": digests}
+    manifest |= changes
+    return {**files, "manifest.json": json.dumps(manifest).encode()}
+
+
+def cut_off(request: dict) -> dict[str, bytes]:
+    """The output of a session that was cut off in its second fold: the manifest was written after the first."""
+    files, kernel, folder = output_of(request), pushed(request), "runs/seventh/fold_0/"
+    kept = {name: content for name, content in files.items() if "fold" in name}
+    digests = {name.removeprefix(folder): hashlib.sha256(kept[name]).hexdigest() for name in kept if folder in name}
+    metrics = {"parameters": 1, "epochs": 1, "best_epoch": 1, "seconds": 1.0, "files": digests}
+    kept |= {f"{folder}metrics.json": json.dumps(metrics).encode()}
+    listed = {name: hashlib.sha256(content).hexdigest() for name, content in kept.items() if folder in name}
+    told = {"bundle": kernel.bundle, "job": kernel.job.model_dump(), "complete": False, "seconds": 60, "files": listed}
+    return {**kept, "manifest.json": json.dumps(told).encode()}
+
+
+def pushed(request: dict) -> Kernel:
+    """The kernel in an upload."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "kernel.py").write_text(request["text"])
+        Path(folder, "kernel-metadata.json").write_text(json.dumps({"id": request["slug"], "code_file": "kernel.py"}))
+        return Kernel.read(Path(folder))
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    """A zip file with one member."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()

@@ -2,35 +2,24 @@
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from kaggle_scripts import FakeClock, Scripts
+from kaggle_scripts import NOTE, FakeClock, Scripts, zipped
 from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer, assert_refused
 
 from lib.locks import locked
-from lib.metrics import scores
 from lib.task import COMPETITION, DATA_FILE
 
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
-
-
-def zipped(name: str, content: bytes) -> bytes:
-    """A zip file with one member."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 DATA = zipped("training_set.npy", np.random.default_rng(0).bytes(3 << 20))  # as every npz file, a zip file itself
@@ -207,13 +196,6 @@ def test_data_that_is_there_is_not_fetched_again(run, server, tmp_path):
 
 
 # Submissions
-
-CONFUSION = np.zeros((5, 5), np.int64)
-CONFUSION[[1, 2], [1, 2]], CONFUSION[[1, 2], [2, 1]] = 2, 1  # IoU 0.5 each
-NOTE = {
-    "runs": ["runs/seventh/fold_0", "runs/seventh/fold_1"],
-    "validation": {"tiles": 1, "plain": scores(CONFUSION), "tta": None},
-}
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -23,7 +22,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
-from kaggle_scripts import FakeClock, Scripts, attached
+from kaggle_scripts import TWO_FOLDS, FakeClock, Scripts, attached, cut_off, output_of, pushed
 from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
 
 from lib.console import UserError
@@ -350,43 +349,6 @@ def test_the_output_of_another_job_is_not_gone_on_with(kaggle, tmp_path):
 # Push, wait, bring home: the real client against a server that plays Kaggle
 
 
-def output_of(request: dict, digest: str = "data", **changes) -> dict[str, bytes]:
-    """What a pushed kernel leaves behind, without having trained; `changes` go into the manifest."""
-    kernel = pushed(request)
-    folder = f"runs/{kernel.job.config.experiment}"
-    files = {"masks.npz": b"masks", "submission.csv": b"id", f"{folder}/validation.json": b'{"tiles": 0}'}
-    for fold in kernel.job.folds:
-        split = {"data": {"source": digest, "digest": digest}, "fold": fold, "train": [0], "validation": [1]}
-        files[f"{folder}/fold_{fold}/config.json"] = kernel.job.config.to_json().encode()
-        files[f"{folder}/fold_{fold}/split.json"] = json.dumps(split).encode()
-        files[f"{folder}/fold_{fold}/best.weights.h5"] = f"weights of {fold}".encode()
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    job, config = kernel.job.model_dump(), kernel.job.config.model_dump()
-    manifest = {"bundle": kernel.bundle, "job": job, "config": config, "score": 0.5, "seconds": 60, "files": digests}
-    manifest |= changes
-    return {**files, "manifest.json": json.dumps(manifest).encode()}
-
-
-def cut_off(request: dict) -> dict[str, bytes]:
-    """The output of a session that was cut off in its second fold: the manifest was written after the first."""
-    files, kernel, folder = output_of(request), pushed(request), "runs/seventh/fold_0/"
-    kept = {name: content for name, content in files.items() if "fold" in name}
-    digests = {name.removeprefix(folder): hashlib.sha256(kept[name]).hexdigest() for name in kept if folder in name}
-    metrics = {"parameters": 1, "epochs": 1, "best_epoch": 1, "seconds": 1.0, "files": digests}
-    kept |= {f"{folder}metrics.json": json.dumps(metrics).encode()}
-    listed = {name: hashlib.sha256(content).hexdigest() for name, content in kept.items() if folder in name}
-    told = {"bundle": kernel.bundle, "job": kernel.job.model_dump(), "complete": False, "seconds": 60, "files": listed}
-    return {**kept, "manifest.json": json.dumps(told).encode()}
-
-
-def pushed(request: dict) -> Kernel:
-    """The kernel in an upload."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "kernel.py").write_text(request["text"])
-        Path(folder, "kernel-metadata.json").write_text(json.dumps({"id": request["slug"], "code_file": "kernel.py"}))
-        return Kernel.read(Path(folder))
-
-
 @pytest.fixture
 def server():
     """A Kaggle whose kernels end well."""
@@ -423,9 +385,6 @@ def push(server, tmp_path, monkeypatch, clock):
     scripts = Scripts(server, tmp_path, monkeypatch, clock)
     scripts.light()
     return lambda *arguments: scripts("kernels/push.py", *arguments)
-
-
-TWO_FOLDS = ("seventh", "--tiny", "--set", "folds=2")
 
 
 def test_push_brings_the_run_home(push, tmp_path, server):

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import resource
 import zipfile
 from collections.abc import Callable
@@ -16,10 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kaggle_scripts import FakeClock, Scripts, attached, module
+from kaggle_scripts import NOTE, TWO_FOLDS, FakeClock, Scripts, attached, cut_off, module, output_of, zipped
 from kaggle_server import Fault, KaggleServer, Session
-from test_kaggle import NOTE, zipped
-from test_kernels import TWO_FOLDS, cut_off, output_of
 
 from lib.kaggle import calls, download, home
 from lib.task import DATA_FILE
@@ -29,6 +28,7 @@ FOLD_0, FOLD_1, MASKS = "runs/seventh/fold_0", "runs/seventh/fold_1", "runs/seve
 PLACED = (FOLD_0, FOLD_1, MASKS)
 LOST = [
     ("502", Fault(502, "Bad gateway", then=True)),
+    ("524", Fault(524, "A timeout occurred", then=True)),
     ("a reset line", Fault(reset=True, then=True)),
     ("no answer in time", Fault(reset=True, then=True, stall=0.4)),
     ("a page of HTML", Fault(body="<html>", then=True)),
@@ -53,7 +53,17 @@ NAMES = {
     "is a folder of others": "runs",
     "is twice there": "masks.npz",
 }
-SCORES = ["NaN", "Infinity", "-inf", "None", "0,61", 7e400, [], {"a": 1}, True]
+SCORES = {
+    "NaN": "NaN",
+    "infinite": "Infinity",
+    "minus infinite": "-inf",
+    "None": "None",
+    "with a comma": "0,61",
+    "beyond all numbers": 7e400,
+    "a list": [1],
+    "an object": {"a": 1},
+    "true": True,
+}
 
 
 @dataclass
@@ -219,6 +229,17 @@ PUSH = [
             w.broken_while("GetKernel", Fault(500), lambda: w.server.count("SaveKernel") > 0),
         ),
         "it may be running",
+    ),
+    refused(
+        "push: accepted, 502, and its code is not shown",
+        lambda w: (
+            w.server.faults["SaveKernel"].append(Fault(502, then=True)),
+            setattr(w.server, "GetKernel", lambda r: {"metadata": {"currentVersionNumber": len(w.server.sources)}}),
+        ),
+        "it may be running",
+    ),
+    unpushed(
+        "push: an odd number of versions before it", answer("GetKernel", {"metadata": {"a": 1}}), "latest version"
     ),
     Row(
         "push: accepted, 502, after the same was pushed before",
@@ -525,6 +546,11 @@ def rejected(world: World) -> None:
     }
 
 
+def away_for_a_while(world: World) -> None:
+    """Once a file is submitted nothing is told for some minutes."""
+    world.broken_while("ListSubmissions", Fault(503), lambda: bool(world.server.submissions) and world.clock.time < 300)
+
+
 def unscored(world: World) -> None:
     """Two submissions before, of which one is not listed any more, while the other now has a score."""
     rows = ["date,sha256,message,ref", "2026-01-01,ab,first,1", "2026-01-02,cd,second,2"]
@@ -542,14 +568,13 @@ def listed(score: object) -> Callable[[World], None]:
 SUBMIT = [
     *(
         taken(
-            f"score: {score!r}",
+            f"score: {name}",
             listed(score),
             "public score      unknown; `python submission.py --status`",
             "rank              unknown",
             score="",
         )
-        for score in SCORES
-        if score
+        for name, score in SCORES.items()
     ),
     taken(
         "score: none with COMPLETE",
@@ -617,6 +642,7 @@ SUBMIT = [
         not_there=(),
         check=lambda w: scored(w) == [("1000", "")],
     ),
+    taken("submission: Kaggle is away before the score", away_for_a_while, "number 1000"),
     not_taken(
         "submission: the list is odd",
         lambda w: w.server.answers.update(ListSubmissions={"submissions": [None, 7, {"ref": None}]}),
@@ -711,6 +737,11 @@ def world(tmp_path, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def slug(row: Row) -> str:
+    """A row's name without spaces, as a test's id."""
+    return re.sub("[^a-z0-9]+", "-", row.name.lower()).strip("-")
+
+
 def check(row: Row, world: World, process) -> None:
     """Whether a run ended as its row says, and left what it says."""
     assert process.returncode == row.code, process.stdout + process.stderr
@@ -727,7 +758,7 @@ def check(row: Row, world: World, process) -> None:
     assert row.check(world)
 
 
-@pytest.mark.parametrize("row", PUSH, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", PUSH, ids=slug)
 def test_push(row, world):
     world.run.light()
     row.spoil(world)
@@ -735,7 +766,7 @@ def test_push(row, world):
     assert sum(map(len, world.server.sessions.values())) == row.versions
 
 
-@pytest.mark.parametrize("row", SUBMIT, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", SUBMIT, ids=slug)
 def test_submit(row, world):
     masks = np.ones((2, 64, 128), np.uint8)
     np.savez(world.folder / "masks.npz", masks=masks, made_by=json.dumps(NOTE))
@@ -746,7 +777,7 @@ def test_submit(row, world):
     assert len(world.server.submissions) == row.versions
 
 
-@pytest.mark.parametrize("row", DOWNLOAD, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", DOWNLOAD, ids=slug)
 def test_download(row, world):
     world.patch.setattr(download, "DATA_BYTES", len(DATA))
     world.patch.setattr(download, "DATA_SHA256", hashlib.sha256(DATA).hexdigest())
@@ -757,4 +788,5 @@ def test_download(row, world):
 
 def test_the_table_is_long_enough():
     assert len(PUSH) + len(SUBMIT) + len(DOWNLOAD) >= 60
-    assert len({row.name for row in (*PUSH, *SUBMIT, *DOWNLOAD)}) == len(PUSH) + len(SUBMIT) + len(DOWNLOAD)
+    for rows in (PUSH, SUBMIT, DOWNLOAD):
+        assert len({slug(row) for row in rows}) == len(rows)

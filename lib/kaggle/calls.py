@@ -18,8 +18,8 @@ from lib.kaggle.text import plain, shortened
 TIMEOUT = 120  # seconds without a byte after which a request has failed; the client itself would wait for ever
 DELAYS = (1, 2, 4, 8)  # seconds before each further try, where Kaggle names none
 LONGEST_DELAY = 600
-PASSING = frozenset({429, 500, 502, 503, 504})  # answers that may be better at the next try
 NO_ANSWER, UNREADABLE = 0, 1  # in place of an HTTP status
+LATER = 429  # HTTP status by which nothing was done
 SIGN_IN = "create a new token at https://www.kaggle.com/settings/api"
 
 
@@ -78,10 +78,10 @@ class Caller:
                     return function(*args, **kwargs)
             except Exception as error:
                 code, reason, response = _failure(error)
-            if once and code != 429 and code in PASSING | {NO_ANSWER, UNREADABLE}:
-                raise Lost(f"{what}: Kaggle's answer was lost ({reason})")
-            if code not in PASSING | {NO_ANSWER, UNREADABLE}:
+            if not _passing(code):
                 raise Refused(f"{what}: Kaggle answered {reason}{_advice(code, hint)}", code)
+            if once and code != LATER:
+                raise Lost(f"{what}: Kaggle's answer was lost ({reason})")
             if delay is None:
                 raise Unreachable(f"{what}: Kaggle is overloaded or out of reach ({reason}); try again later")
             self._pause(what, reason, response, delay)
@@ -151,6 +151,11 @@ def _seconds(text: str, default: float) -> float:
     if math.isnan(seconds) or seconds < 0:
         return default
     return min(seconds, LONGEST_DELAY)
+
+
+def _passing(code: int) -> bool:
+    """Whether the answer may be another at the next try."""
+    return code in (NO_ANSWER, UNREADABLE, 408, LATER) or code >= 500
 
 
 def _advice(code: int, hint: str) -> str:

@@ -139,21 +139,31 @@ class Kaggle:
 
     def latest_version(self, name: str) -> int:
         """Number of a kernel's latest version; 0 where there is no such kernel yet."""
-        try:
-            version = _part(self._kernel(name, None), "metadata").get("currentVersionNumber")
-        except Refused as error:
-            if error.code in (403, 404):  # of a kernel that does not exist Kaggle says both
-                return 0
-            raise
-        return version if isinstance(version, int) else 0
+        return self._latest(name)[0]
 
     def find_version(self, name: str, mark: str, after: int = 0) -> int | None:
         """The latest version beyond `after` whose code holds `mark`; None where there is none."""
-        for version in range(self.latest_version(name), after, -1):
-            source = _part(self._kernel(name, version), "blob").get("source")
-            if isinstance(source, str) and mark in source:
+        latest, kernel = self._latest(name)
+        for version in range(latest, after, -1):
+            source = _part(kernel if version == latest else self._kernel(name, version), "blob").get("source")
+            if not isinstance(source, str):
+                raise Unreachable(f"{name}: Kaggle does not show the code of version {version}")
+            if mark in source:
                 return version
         return None
+
+    def _latest(self, name: str) -> tuple[int, dict]:
+        """Number of the latest version, 0 for none, and what Kaggle says of it."""
+        try:
+            kernel = self._kernel(name, None)
+        except Refused as error:
+            if error.code in (403, 404):  # of a kernel that does not exist Kaggle says both
+                return 0, {}
+            raise
+        version = _part(kernel, "metadata").get("currentVersionNumber")
+        if not isinstance(version, int):
+            raise Unreachable(f"{name}: Kaggle does not tell the number of its latest version; try again later")
+        return version, kernel
 
     def _kernel(self, name: str, version: int | None) -> dict:
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest

@@ -12,7 +12,7 @@ from pathlib import Path
 from lib.config import Share
 from lib.console import Console, UserError
 from lib.files import replacing, sha256
-from lib.kaggle.calls import Lost
+from lib.kaggle.calls import Lost, Unreachable
 from lib.kaggle.client import COMPETITION_URL, Kaggle, Listed
 from lib.locks import locked
 from lib.records import Origin, Positive
@@ -177,7 +177,10 @@ def _wait_for_score(kaggle: Kaggle, ref: int) -> Listed:
     """
     started = kaggle.clock.now()
     for pause in itertools.chain((1, 2, 4, 8, 16), itertools.repeat(LONGEST_PAUSE)):
-        listed = next((listed for listed in kaggle.submissions() if listed.ref == ref), None)
+        try:
+            listed = next((listed for listed in kaggle.submissions() if listed.ref == ref), None)
+        except Unreachable:
+            listed = None
         if listed and listed.state == "ERROR":
             raise UserError(f"submit: Kaggle rejected submission {ref}: {listed.reason or 'no reason given'}")
         if listed and listed.state == "COMPLETE":
