@@ -204,8 +204,9 @@ def _print(text: str = "", end: str = "\n") -> None:
 
 def _fail(message: str, error: BaseException) -> int:
     # A message may quote what a server or a file says, and a terminal would obey some of it
-    letters = (letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
-    _tell("error: " + "".join(letters), error)
+    line = " ".join(message.split())
+    shown = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+    _tell("error: " + "".join(shown), error)
     return USER_ERROR_EXIT
 
 

@@ -474,7 +474,7 @@ PUSH = [
     refused(
         "manifest: escapes in the build's name",
         lambda w: setattr(w.server, "start", w.output(bundle="\033[2Jx")),
-        "of build ?[2Jx",
+        r"of build \x1b[2Jx",
     ),
     refused("disk: full", full_disk, "output/runs/big: File too large"),
     refused("an error that nobody thought of", defect, "KeyError: 'odd'"),
