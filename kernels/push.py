@@ -171,8 +171,8 @@ class Errand:
                     further[another], resumed[another] = further[kernel] - 1, True
                     watch.add(another)
                 elif failure:
-                    goes_on = f"; --attach {kernel.folder} --resume trains them" if left else ""
-                    raise UserError(failure + goes_on)
+                    masks = f"python infer.py {self.args.runs / kernel.job.config.experiment} makes the masks"
+                    raise UserError(f"{failure}; {f'--attach {kernel.folder} --resume trains them' if left else masks}")
                 else:
                     self.home.append(kernel)
                 self.running.remove(kernel)

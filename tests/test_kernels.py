@@ -195,6 +195,10 @@ def test_each_new_build_has_a_folder_of_its_own(project, tmp_path):
     first, second = (Kernel.build_new(JOB, "me", tmp_path / "build") for _ in range(2))
     assert (first.folder.name, second.folder.name) == ("mars-seventh-all-folds", "mars-seventh-all-folds-2")
     assert Kernel.read(first.folder) == first
+    (project / "train.py").write_text("x = (")
+    with pytest.raises(UserError):
+        Kernel.build_new(JOB, "me", tmp_path / "build")
+    assert len(list((tmp_path / "build").iterdir())) == 2
 
 
 def test_the_version_stands_beside_the_kernel(project, tmp_path):

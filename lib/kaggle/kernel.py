@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 import textwrap
 import zlib
 from collections.abc import Sequence
@@ -185,7 +186,11 @@ class Kernel:
             except FileExistsError:
                 number += 1
                 continue
-            return cls.build(job, user, folder, continues)
+            try:
+                return cls.build(job, user, folder, continues)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
 
     @classmethod
     def read(cls, folder: Path) -> Kernel:
