@@ -349,15 +349,17 @@ class Kaggle:
     @staticmethod
     def _pages(what: str, page: Callable[[str], dict]) -> Iterator[dict]:
         """All pages of a list. Raises UserError where they do not come to an end."""
-        token, seen = "", set[str]()
-        while token not in seen and len(seen) < MOST_PAGES:
-            seen.add(token)
+        token, tokens = "", [""]
+        while len(tokens) < MOST_PAGES:
             answer = page(token)
             yield answer
             token = _text(answer, "nextPageToken")
             if not token:
                 return
-        raise UserError(f"{what}: Kaggle's list does not end after {len(seen)} pages; try again later")
+            if token in tokens:
+                break
+            tokens.append(token)
+        raise UserError(f"{what}: Kaggle's list does not end after {len(tokens)} pages; try again later")
 
 
 class _Answer:
