@@ -30,7 +30,6 @@ LOST = [
     ("502", Fault(502, "Bad gateway", then=True)),
     ("524", Fault(524, "A timeout occurred", then=True)),
     ("a reset line", Fault(reset=True, then=True)),
-    ("no answer in time", Fault(reset=True, then=True, stall=0.4)),
     ("a page of HTML", Fault(body="<html>", then=True)),
     ("null", Fault(body="null", then=True)),
     ("a list", Fault(body="[1]", then=True)),
@@ -137,6 +136,16 @@ def fail(method: str, *faults: Fault) -> Callable[[World], None]:
     return lambda world: world.server.faults[method].extend(faults)
 
 
+def unanswered(method: str) -> Callable[[World], None]:
+    """Has a method do what it is asked once, and answer too late."""
+
+    def spoil(world: World) -> None:
+        world.patch.setattr(calls, "TIMEOUT", 0.5)
+        world.server.faults[method].append(Fault(reset=True, then=True, stall=1))
+
+    return spoil
+
+
 def answer(method: str, value: object) -> Callable[[World], None]:
     """Has a method always answer so."""
     return lambda world: world.server.answers.update({method: value})
@@ -219,6 +228,7 @@ def interrupted(error: type[BaseException], phase: str) -> Callable[[World], Non
 PUSH = [
     # The answer to a push is lost
     *(Row(f"push: accepted, but {name}", fail("SaveKernel", fault)) for name, fault in LOST),
+    Row("push: accepted, but no answer in time", unanswered("SaveKernel")),
     Row("push: not accepted, 502", fail("SaveKernel", Fault(502)), check=lambda w: w.server.count("SaveKernel") == 2),
     unpushed("push: 503 for ever", always("SaveKernel", Fault(503)), "lost (503", "3 times", "no version of it"),
     unpushed("push: an answer without a version for ever", answer("SaveKernel", {"a": 1}), "names no version 3 times"),
@@ -324,7 +334,7 @@ PUSH = [
     Row("wait: not known at once", fail("GetKernelSessionStatus", *[Fault(404)] * 3)),
     refused("wait: not known for ever", always("GetKernelSessionStatus", Fault(404)), "404"),
     refused("wait: somebody else's", always("GetKernelSessionStatus", Fault(403, "denied")), "403 denied"),
-    Row("wait: no answer in time", fail("GetKernelSessionStatus", Fault(reset=True, stall=0.4))),
+    Row("wait: no answer in time", unanswered("GetKernelSessionStatus")),
     refused(
         "end: failed, with escapes in the reason",
         lambda w: w.states("ERROR", message="out of \033[31mmemory\033[0m"),
@@ -730,7 +740,6 @@ def spoil_names(world: World, name: str) -> None:
 def world(tmp_path, monkeypatch):
     """A Kaggle whose kernels end well, and an empty folder."""
     clock = FakeClock()
-    monkeypatch.setattr(calls, "TIMEOUT", 0.3)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with KaggleServer(lambda request: Session(files=output_of(request))) as server:
         yield World(server, clock, tmp_path, monkeypatch, Scripts(server, tmp_path, monkeypatch, clock))

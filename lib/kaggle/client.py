@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from lib.console import Console, UserError
 from lib.files import naming
+from lib.kaggle.answers import Answer, hours_of, items_of, log_lines, part_of, score_of, text_of
 from lib.kaggle.calls import SIGN_IN, Caller, Clock, Lost, Refused, Unreachable, bound_requests
 from lib.kaggle.names import check_names
-from lib.kaggle.text import lines, plain, shortened
+from lib.kaggle.text import plain, shortened
 from lib.task import COMPETITION
 
 COMPETITION_URL = f"https://www.kaggle.com/competitions/{COMPETITION}"
@@ -145,7 +142,7 @@ class Kaggle:
         """The latest version beyond `after` whose code holds `mark`; None where there is none."""
         latest, kernel = self._latest(name)
         for version in range(latest, after, -1):
-            source = _part(kernel if version == latest else self._kernel(name, version), "blob").get("source")
+            source = part_of(kernel if version == latest else self._kernel(name, version), "blob").get("source")
             if not isinstance(source, str):
                 raise Unreachable(f"{name}: Kaggle does not show the code of version {version}")
             if mark in source:
@@ -160,7 +157,7 @@ class Kaggle:
             if error.code in (403, 404):  # of a kernel that does not exist Kaggle says both
                 return 0, {}
             raise
-        version = _part(kernel, "metadata").get("currentVersionNumber")
+        version = part_of(kernel, "metadata").get("currentVersionNumber")
         if not isinstance(version, int):
             raise Unreachable(f"{name}: Kaggle does not tell the number of its latest version; try again later")
         return version, kernel
@@ -176,11 +173,11 @@ class Kaggle:
 
         request = _of(ApiGetKernelSessionStatusRequest(), name, version)
         answer = self._ask(name, _OWNER, _KERNELS, "GetKernelSessionStatus", request)
-        return shortened(_text(answer, "status")).upper() or "UNKNOWN", shortened(_text(answer, "failureMessage"))
+        return shortened(text_of(answer, "status")).upper() or "UNKNOWN", shortened(text_of(answer, "failureMessage"))
 
     def log(self, name: str, version: int | None) -> list[str]:
         """Lines of the log of a version that has ended; Kaggle keeps none before."""
-        return _log_lines(_text(self._output_page(name, version, ""), "log"))
+        return log_lines(text_of(self._output_page(name, version, ""), "log"))
 
     def live_log(self, name: str, version: int | None) -> Iterator[str]:
         """Lines of a version from its beginning, as they are printed, to its end. Raises the client's own errors."""
@@ -191,14 +188,14 @@ class Kaggle:
             response = client.kernels.kernels_api_client.get_kernel_session_logs_stream(request)
             with contextlib.closing(response):
                 if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
-                    yield from _log_lines(response.text)
+                    yield from log_lines(response.text)
                     return
                 for raw in response.iter_lines():
                     data = raw.decode(errors="replace").removeprefix("data:").strip()
                     if data == "END_OF_LOG":
                         return
                     if raw.startswith(b"data:"):
-                        yield from _log_lines(f"[{data}]" if data.startswith("{") else data)
+                        yield from log_lines(f"[{data}]" if data.startswith("{") else data)
 
     def output(self, name: str, version: int | None, folder: Path) -> None:
         """Downloads a version's output files. Kaggle says nothing of their contents: compare their digests.
@@ -206,9 +203,9 @@ class Kaggle:
         Raises UserError before anything is written where a name among all of them would lead out of the folder.
         """
         files = [
-            (_text(item, "fileName"), _text(item, "url"))
+            (text_of(item, "fileName"), text_of(item, "url"))
             for page in self._pages(name, lambda token: self._output_page(name, version, token))
-            for item in _items(page, "files")
+            for item in items_of(page, "files")
         ]
         check_names((file for file, _ in files), f"{name}: Kaggle")
         for file, address in files:
@@ -233,12 +230,12 @@ class Kaggle:
             answer = self._ask("quota", _OWNER, _KERNELS, "GetAcceleratorQuotaStatistics", request)
         except (Refused, Unreachable):
             return None
-        gpu = _part(answer, "gpuQuota")
-        used, reserved = _hours(gpu.get("timeUsed")), _hours(gpu.get("timeReserved"))
-        allowed = _hours(gpu.get("totalTimeAllowed"))
+        gpu = part_of(answer, "gpuQuota")
+        used, reserved = hours_of(gpu.get("timeUsed")), hours_of(gpu.get("timeReserved"))
+        allowed = hours_of(gpu.get("totalTimeAllowed"))
         if used is None or allowed is None:
             return None
-        return Quota(used + (reserved or 0.0), allowed, shortened(_text(answer, "quotaRefreshTime")) or "next week")
+        return Quota(used + (reserved or 0.0), allowed, shortened(text_of(answer, "quotaRefreshTime")) or "next week")
 
     # The competition
 
@@ -275,11 +272,11 @@ class Kaggle:
         start.last_modified_epoch_seconds = int(path.stat().st_mtime)
         place = self._ask("submit", _ACCEPT, _COMPETITIONS, "StartSubmissionUpload", start)
         try:
-            self._calls.call("submit", _ACCEPT, _upload, path, _text(place, "createUrl"), bar)
+            self._calls.call("submit", _ACCEPT, _upload, path, text_of(place, "createUrl"), bar)
         except (Refused, Unreachable) as error:
             raise UserError(f"{error}: the upload of {path} failed and nothing was submitted; try again") from None
         create = ApiCreateSubmissionRequest()
-        create.competition_name, create.blob_file_tokens = COMPETITION, _text(place, "token")
+        create.competition_name, create.blob_file_tokens = COMPETITION, text_of(place, "token")
         create.submission_description = description
         try:
             answer = self._ask("submit", _ACCEPT, _COMPETITIONS, "CreateSubmission", create, once=True)
@@ -287,7 +284,7 @@ class Kaggle:
             return self._found(description, before, lost)
         ref = answer.get("ref")
         if not isinstance(ref, int) or not ref:
-            message = shortened(_text(answer, "message")) or "empty answer"
+            message = shortened(text_of(answer, "message")) or "empty answer"
             return self._found(description, before, Lost(f"submit: Kaggle took no submission ({message})"))
         return ref
 
@@ -312,13 +309,13 @@ class Kaggle:
         return [
             Listed(
                 item["ref"],
-                plain(_text(item, "description")),
-                shortened(_text(item, "status")).upper(),
+                plain(text_of(item, "description")),
+                shortened(text_of(item, "status")).upper(),
                 score_of(item.get("publicScore")),
-                shortened(_text(item, "errorDescription")),
+                shortened(text_of(item, "errorDescription")),
             )
             for answer in self._pages("submissions", page)
-            for item in _items(answer, "submissions")
+            for item in items_of(answer, "submissions")
             if isinstance(item.get("ref"), int)
         ]
 
@@ -333,7 +330,7 @@ class Kaggle:
             request.page_size, request.page_token = 200, token
             return self._ask("rank", _ACCEPT, _COMPETITIONS, "GetLeaderboard", request)
 
-        entries = (item for answer in self._pages("rank", page) for item in _items(answer, "submissions"))
+        entries = (item for answer in self._pages("rank", page) for item in items_of(answer, "submissions"))
         scores = (score_of(entry.get("score")) for entry in entries)
         return [score for score in scores if score is not None]
 
@@ -342,7 +339,7 @@ class Kaggle:
 
         def ask() -> dict:
             with self._api.build_kaggle_client() as client:
-                return client.http_client().call(service, method, request, _Answer)
+                return client.http_client().call(service, method, request, Answer)
 
         return self._calls.call(what, hint, ask, once=once)
 
@@ -353,7 +350,7 @@ class Kaggle:
         while len(tokens) < MOST_PAGES:
             answer = page(token)
             yield answer
-            token = _text(answer, "nextPageToken")
+            token = text_of(answer, "nextPageToken")
             if not token:
                 return
             if token in tokens:
@@ -362,62 +359,11 @@ class Kaggle:
         raise UserError(f"{what}: Kaggle's list does not end after {len(tokens)} pages; try again later")
 
 
-class _Answer:
-    """For the client's `response_type`: the JSON object itself."""
-
-    @staticmethod
-    def prepare_from(response) -> dict:
-        answer = response.json()
-        if not isinstance(answer, dict):
-            raise TypeError("no JSON object")
-        return answer
-
-
-def score_of(value: object) -> float | None:
-    """A score that Kaggle wrote, in words mostly; None for what is no finite number."""
-    try:
-        score = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return score if math.isfinite(score) and not isinstance(value, bool) else None
-
-
 def _of(request, name: str, version: int | None):
     request.user_name, request.kernel_slug = name.split("/")
     if version is not None:
         request.version_label = str(version)
     return request
-
-
-def _text(answer: dict, name: str) -> str:
-    value = answer.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _part(answer: dict, name: str) -> dict:
-    value = answer.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _items(answer: dict, name: str) -> list[dict]:
-    value = answer.get(name)
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _hours(value: object) -> float | None:
-    """Hours of a duration as protocol buffers write it in JSON, such as '151.5s'."""
-    if not isinstance(value, str) or not re.fullmatch(r"\d{1,9}(\.\d+)?s", value):
-        return None
-    return timedelta(seconds=float(value[:-1])).total_seconds() / 3600
-
-
-def _log_lines(text: str) -> list[str]:
-    """Lines of a log: of events as JSON, of which some may be odd; plain text stays as it is."""
-    with contextlib.suppress(ValueError, RecursionError):
-        events = json.loads(text)
-        if isinstance(events, list):
-            text = "".join(_text(event, "data") for event in events if isinstance(event, dict))
-    return lines(text)
 
 
 def _fetch(address: str, path: Path) -> None:
