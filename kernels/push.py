@@ -184,7 +184,7 @@ class Errand:
     def _next(self, kernel: Kernel) -> Kernel:
         """Another session of a kernel, with its output mounted. Raises UserError where that would be another's."""
         latest = self.kaggle.latest_version(kernel.name)
-        if kernel.version is not None and latest != kernel.version:
+        if latest is not None and kernel.version is not None and latest != kernel.version:
             raise UserError(
                 f"{kernel.folder}: is version {kernel.version}, and version {latest} came after it, whose output "
                 "Kaggle would mount; attach to the folder of that one"

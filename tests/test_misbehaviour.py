@@ -248,8 +248,11 @@ PUSH = [
         ),
         "it may be running",
     ),
-    unpushed(
-        "push: an odd number of versions before it", answer("GetKernel", {"metadata": {"a": 1}}), "latest version"
+    Row("push: no number of its versions", answer("GetKernel", {"metadata": {"currentVersionNumber": "x"}})),
+    refused(
+        "push: accepted, 502, and no number of its versions",
+        lambda w: (w.server.faults["SaveKernel"].append(Fault(502, then=True)), answer("GetKernel", {"a": 1})(w)),
+        "does not tell the number",
     ),
     Row(
         "push: accepted, 502, after the same was pushed before",

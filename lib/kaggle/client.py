@@ -99,7 +99,7 @@ class Kaggle:
             Refused, UserError: nothing was started.
             Lost: it may have been started; `find_version` may tell later.
         """
-        before = self.latest_version(name)
+        before = self.latest_version(name) or 0
         for attempt in range(PUSHES):
             try:
                 push = self._api.kernels_push
@@ -134,13 +134,15 @@ class Kaggle:
                 raise Lost(f"{lost}, so it may be running, and its versions cannot be seen: {error}") from None
         return None
 
-    def latest_version(self, name: str) -> int:
-        """Number of a kernel's latest version; 0 where there is no such kernel yet."""
+    def latest_version(self, name: str) -> int | None:
+        """Number of a kernel's latest version; 0 where there is no such kernel yet, None where Kaggle does not tell."""
         return self._latest(name)[0]
 
     def find_version(self, name: str, mark: str, after: int = 0) -> int | None:
         """The latest version beyond `after` whose code holds `mark`; None where there is none."""
         latest, kernel = self._latest(name)
+        if latest is None:
+            raise Unreachable(f"{name}: Kaggle does not tell the number of its latest version")
         for version in range(latest, after, -1):
             source = part_of(kernel if version == latest else self._kernel(name, version), "blob").get("source")
             if not isinstance(source, str):
@@ -149,8 +151,8 @@ class Kaggle:
                 return version
         return None
 
-    def _latest(self, name: str) -> tuple[int, dict]:
-        """Number of the latest version, 0 for none, and what Kaggle says of it."""
+    def _latest(self, name: str) -> tuple[int | None, dict]:
+        """As `latest_version`, and what Kaggle says of that version."""
         try:
             kernel = self._kernel(name, None)
         except Refused as error:
@@ -158,9 +160,7 @@ class Kaggle:
                 return 0, {}
             raise
         version = part_of(kernel, "metadata").get("currentVersionNumber")
-        if not isinstance(version, int):
-            raise Unreachable(f"{name}: Kaggle does not tell the number of its latest version; try again later")
-        return version, kernel
+        return (version if isinstance(version, int) else None), kernel
 
     def _kernel(self, name: str, version: int | None) -> dict:
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
