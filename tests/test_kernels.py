@@ -776,6 +776,7 @@ def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted
     run = Scripts(server, tmp_path, monkeypatch, clock)
     smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 oversample=1 epochs=4 batch_size=8 precision=float32"
     settings = ["--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip"]
+    commit = packing.commit()
     process = run("kernels/push.py", "seventh", *settings, "--cpu", "--poll", "1")
     assert_refused(process, "ended as ERROR", "finished folds in place: 0; missing: 1")
     assert (tmp_path / "runs/seventh/fold_0/metrics.json").exists()
@@ -802,8 +803,7 @@ def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted
     validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())
     assert manifest["score"] == validation["tta"]["mean_iou"] and validation["tiles"] == 40
     assert manifest["config"] == json.loads((tmp_path / "runs/seventh/fold_0/config.json").read_text())
-    commit = json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"]
-    assert commit == packing.commit()
+    assert json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"] == commit
 
     process = run("submission.py", "runs/seventh/masks.npz", "--submit", "-m", "cycle", "--data", data)
     assert process.returncode == 0, process.stderr

@@ -334,6 +334,18 @@ PUSH = [
     Row("wait: a page of HTML", fail("GetKernelSessionStatus", Fault(body="<html>"))),
     Row("wait: a code in words", fail("GetKernelSessionStatus", Fault(body='{"code": "x"}'))),
     Row("wait: nested without end", fail("GetKernelSessionStatus", Fault(body="[" * 100_000))),
+    Row(
+        "wait: Kaggle knows no numbers of versions",
+        lambda w: setattr(w.server, "broken", lambda _, r: Fault(400, "label") if r.get("versionLabel") else None),
+    ),
+    refused(
+        "wait: Kaggle knows no numbers of versions, and another came after it",
+        lambda w: (
+            setattr(w.server, "broken", lambda _, r: Fault(400, "label") if r.get("versionLabel") else None),
+            setattr(w.server, "GetKernel", lambda r: {"metadata": {"currentVersionNumber": 2}, "blob": {}}),
+        ),
+        "400 label",
+    ),
     Row("wait: not known at once", fail("GetKernelSessionStatus", *[Fault(404)] * 3)),
     refused("wait: not known for ever", always("GetKernelSessionStatus", Fault(404)), "404"),
     refused("wait: somebody else's", always("GetKernelSessionStatus", Fault(403, "denied")), "403 denied"),

@@ -167,12 +167,21 @@ class Kaggle:
 
         return self._ask(name, _OWNER, _KERNELS, "GetKernel", _of(ApiGetKernelRequest(), name, version))
 
+    def _ask_version(self, method: str, request, name: str, version: int | None) -> dict:
+        """What Kaggle says of a version; without its number where Kaggle does not know that and it is the latest."""
+        try:
+            return self._ask(name, _OWNER, _KERNELS, method, _of(request, name, version))
+        except Refused as error:
+            if version is None or error.code not in (400, 404) or self.latest_version(name) != version:
+                raise
+        request.version_label = None
+        return self._ask(name, _OWNER, _KERNELS, method, request)
+
     def state(self, name: str, version: int | None) -> tuple[str, str]:
         """State (QUEUED, RUNNING, COMPLETE, ERROR or whatever Kaggle calls it), and its word on a failure or ''."""
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
-        request = _of(ApiGetKernelSessionStatusRequest(), name, version)
-        answer = self._ask(name, _OWNER, _KERNELS, "GetKernelSessionStatus", request)
+        answer = self._ask_version("GetKernelSessionStatus", ApiGetKernelSessionStatusRequest(), name, version)
         return shortened(text_of(answer, "status")).upper() or "UNKNOWN", shortened(text_of(answer, "failureMessage"))
 
     def log(self, name: str, version: int | None) -> list[str]:
@@ -217,9 +226,9 @@ class Kaggle:
     def _output_page(self, name: str, version: int | None, token: str) -> dict:
         from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
-        request = _of(ApiListKernelSessionOutputRequest(), name, version)
+        request = ApiListKernelSessionOutputRequest()
         request.page_size, request.page_token = 20, token
-        return self._ask(name, _OWNER, _KERNELS, "ListKernelSessionOutput", request)
+        return self._ask_version("ListKernelSessionOutput", request, name, version)
 
     def quota(self) -> Quota | None:
         """This week's GPU quota; None where Kaggle does not tell."""
