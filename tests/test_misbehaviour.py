@@ -146,6 +146,12 @@ def unanswered(method: str) -> Callable[[World], None]:
     return spoil
 
 
+def never_answered(world: World) -> None:
+    """Nobody says which versions there are."""
+    world.patch.setattr(calls, "TIMEOUT", 0.2)
+    always("GetKernel", Fault(reset=True, stall=0.8))(world)
+
+
 def answer(method: str, value: object) -> Callable[[World], None]:
     """Has a method always answer so."""
     return lambda world: world.server.answers.update({method: value})
@@ -272,13 +278,14 @@ PUSH = [
     unpushed(
         "push: an error in a good answer", answer("SaveKernel", {"error": "No\033[2J more\x07"}), "kernel: No more"
     ),
+    unpushed("push: no answer in time before it", never_answered, "out of reach (no answer in time)"),
     unpushed("push: Kaggle is down before it", always("GetKernel", Fault(500)), "out of reach (500", "try again later"),
     *(
         Row(
             f"push: Retry-After is {pause}",
             fail("SaveKernel", Fault(429, "Slow down", {"Retry-After": pause})),
             says=(f"Retry-After is {pause!r}",),
-            check=lambda w: 0 <= max(w.clock.waits) <= calls.LONGEST_DELAY,
+            check=lambda w: 0 <= min(w.clock.waits) <= max(w.clock.waits) <= calls.LONGEST_DELAY,
         )
         for pause in PAUSES
     ),
