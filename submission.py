@@ -5,6 +5,7 @@ python submission.py runs/demo/masks.npz --out demo.csv --zip   any masks, any n
 python submission.py --check submission.csv --data FILE         any CSV or zip; as many tiles as FILE's test set
 python submission.py --score submission.csv --truth FILE        the competition's score against known labels
 python submission.py --submit -m "seventh, 5 folds, tta"        masks.npz -> zip file -> Kaggle -> its score
+python submission.py --status                                   the scores of all submissions so far
 """
 
 from __future__ import annotations
@@ -59,7 +60,14 @@ def submit(args: argparse.Namespace, console: Console) -> None:
         raise UserError('--submit: needs a description for Kaggle and the journal; add -m "TEXT"')
     wanted = encoding.count_test_tiles(args.data) if args.data else TEST_TILES
     _, out, _, note = _write(args, True, wanted, args.data or "the competition")
-    kaggle_submit.submit(Kaggle(), Path(out), args.message, note, JOURNAL, console)
+    kaggle_submit.submit(Kaggle(console), Path(out), args.message, note, JOURNAL, console)
+
+
+def status(args: argparse.Namespace, console: Console) -> None:
+    """The scores of all submissions in the journal, as far as Kaggle has them by now."""
+    if not JOURNAL.exists():
+        raise UserError(f"{JOURNAL}: no submission was made from this folder yet")
+    kaggle_submit.status(Kaggle(console), JOURNAL, console)
 
 
 def _write(args: argparse.Namespace, zipped: bool, wanted: int | None, data: str) -> tuple[str, str, int, Origin]:
@@ -129,6 +137,7 @@ ACTIONS = {
     "check": (check, {"data", "allow_background"}),
     "score": (score, {"truth"}),
     "submit": (submit, {"masks", "out", "data", "allow_background", "message"}),
+    "status": (status, set()),
 }
 
 
@@ -141,6 +150,7 @@ def main() -> None:
     other.add_argument("--check", metavar="FILE", help="check a submission file, plain or zipped, instead")
     other.add_argument("--score", metavar="FILE", help="score a submission file, plain or zipped, instead")
     other.add_argument("--submit", action="store_const", const=True, help="write it zipped and submit it to Kaggle")
+    other.add_argument("--status", action="store_const", const=True, help="show the scores of all submissions so far")
     parser.add_argument("-m", "--message", metavar="TEXT", help="with --submit: the submission's description")
     parser.add_argument("--data", metavar="FILE", help="with masks or --check: the npz whose test set it must match")
     parser.add_argument("--truth", metavar="FILE", help="with --score: an npz with test_masks, or else a training_set")

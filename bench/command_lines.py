@@ -103,7 +103,8 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], dict[str, Values | None]]] = {
     ),
     "kernels/bundle.py": (
         ("--user", "user", "--out", "new"),
-        {"": EXPERIMENT, "--fold": FOLD, "--tiny": None, "--set": SET, "--out": ((), ("stored.npz",))},
+        {"": EXPERIMENT, "--fold": FOLD, "--tiny": None, "--set": SET, "--out": ((), ("stored.npz",)), "--cpu": None,
+         "--hours": (("0.5", "11.5"), ("0", "-1", "nan", "12", "x"))},
     ),
 }  # fmt: skip
 

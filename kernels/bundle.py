@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib.console import ArgumentParser, Console, add_console_options, run_main
 from lib.kaggle.client import Kaggle
-from lib.kaggle.kernel import Job, Kernel, add_job_options
+from lib.kaggle.kernel import HOURS, Job, Kernel, add_job_options
 
 
 def main() -> None:
@@ -28,17 +28,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("kernels/build"), metavar="DIR", help="default: kernels/build")
     add_console_options(parser)
     args = parser.parse_args()
-    job = Job.asked(args.experiment, args.fold, args.tiny, args.set)
-    kernel = Kernel.build(job, args.user or _username(), args.out)
     console = Console(args.quiet, args.json)
+    job = Job.asked(args.experiment, args.fold, args.tiny, args.set, args.cpu, args.hours or HOURS)
+    kernel = Kernel.build(job, args.user or Kaggle(console).username, args.out)
     size = sum(path.stat().st_size for path in args.out.glob("kernel*"))
     following = shlex.join(["kaggle", "kernels", "push", "-p", str(args.out)])
     console.facts(kernel=kernel.name, bundle=kernel.bundle, bytes=f"{size:,}", next=following)
     console.result(kernel=kernel.name, bundle=kernel.bundle, folder=args.out, bytes=size, next=following)
-
-
-def _username() -> str:
-    return Kaggle().username
 
 
 if __name__ == "__main__":

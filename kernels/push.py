@@ -2,10 +2,14 @@
 
     python kernels/push.py seventh --fold all               one kernel, two folds at a time
     python kernels/push.py seventh --fold all --kernels 2   folds dealt out to two kernels
+    python kernels/push.py seventh --fold all --sessions 3  goes on in further sessions where one does not suffice
     python kernels/push.py --attach kernels/build/NAME      wait again for a kernel pushed before
+    python kernels/push.py --attach DIR --resume            and go on in another session with what is missing
+    python kernels/push.py --log DIR                        what a kernel pushed before has printed
 
 Bundles, uploads, waits, downloads, checks the output against what was uploaded, and places it under runs/ as if it had
-been trained here. Ctrl-C leaves the kernel running. Ends with an error unless all of it is in place.
+been trained here. Ctrl-C leaves the kernel running. Ends with an error unless all of it is in place, and then with the
+command that attaches again.
 """
 
 from __future__ import annotations
@@ -14,9 +18,8 @@ import argparse
 import shlex
 import shutil
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -25,233 +28,184 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pydantic import Field
 
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
-from lib.files import atomic_path, replacing, sha256
+from lib.kaggle.calls import Lost
 from lib.kaggle.client import Kaggle
-from lib.kaggle.kernel import Job, Kernel, Manifest, add_job_options
-from lib.locks import locked
+from lib.kaggle.home import MASKS, bring_home, check_place, fetch_log, place_masks, placed, read_manifest
+from lib.kaggle.kernel import GRACE, HOURS, Job, Kernel, add_job_options
+from lib.kaggle.quota import check_quota
+from lib.kaggle.waiting import COMPLETE, FAILED, Watch
 from lib.records import Positive
-from lib.runs import CONFIG, VALIDATION, Run, fold_folder
 from lib.schema import option
 
 BUILD = Path("kernels/build")
-MANIFEST, MASKS = "manifest.json", "masks.npz"  # as kernels/entry.py names them
+RUNS = Path("runs")
 Pause = Annotated[float, Field(ge=0, le=86_400)]
-LOG_END = 30  # lines shown of a failed kernel's log
-ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
+Sessions = Annotated[int, Field(ge=1, le=20)]
 
 
 def main() -> None:
     """Builds, pushes, waits, brings home."""
     args = parse()
     console = Console(args.quiet, args.json)
+    if isinstance(args.log, Path):
+        return show_log(Kernel.read(args.log), console)
     kernels = [Kernel.read(folder) for folder in args.attach or ()]
     jobs = [kernel.job for kernel in kernels] or asked(args)
     if len({job.config for job in jobs}) > 1:
         raise UserError("--attach: these kernels train different configurations; attach to one at a time")
     check_place(jobs[0], args.runs)
-    kaggle = Kaggle()
-    if not kernels:
-        kernels = [Kernel.build(job, kaggle.username, BUILD / job.title.replace(" ", "-")) for job in jobs]
-    running = list(kernels) if args.attach else []
+    errand = Errand(args, console, Kaggle(console))
     try:
-        if not args.attach:
-            for kernel in kernels:
-                version, url = kaggle.push(kernel.folder)
-                running.append(kernel)
-                console.facts(kernel=kernel.name, bundle=kernel.bundle, version=version, page=url)
-            time.sleep(args.poll)  # until then Kaggle may still tell the state of the version before
-        failures = []
-        for kernel, state, reason in ended(kaggle, kernels, args.poll, console):
-            try:
-                bring_home(kaggle, kernel, state, reason, args.runs)
-            except UserError as error:
-                failures.append(str(error))
-            running.remove(kernel)
-    except (UserError, KeyboardInterrupt):
-        if running:
-            print(f"Kaggle goes on with it; to wait again: {attach(running)}", file=sys.stderr)
-        raise
-    if failures:
-        raise UserError("; ".join(failures))
-    report(kernels, args.runs, console)
+        if not kernels:
+            check_quota(errand.kaggle, jobs, BUILD, console)
+        for kernel in kernels:
+            errand.attach(kernel)
+        for job in [] if kernels else jobs:
+            errand.push(job)
+        errand.wait()
+        report(errand.home, args.runs, console)
+    except BaseException as error:
+        if errand.running:
+            if isinstance(error, Exception) and not isinstance(error, (UserError, OSError, MemoryError)):
+                error = UserError(f"{type(error).__name__}: {error}")  # a defect, but the kernel is not lost by it
+            runs = [] if args.runs == RUNS else ["--runs", str(args.runs)]
+            folders = [str(kernel.folder) for kernel in errand.running]
+            error.add_note(shlex.join(["python", "kernels/push.py", "--attach", *folders, *runs]))
+        raise error from None
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The command line, checked before anything is pushed."""
     parser = ArgumentParser(__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("experiment", nargs="?", help="one of `train.py --list`")
-    what.add_argument("--attach", nargs="+", type=Path, metavar="DIR", help="built folders pushed before: only wait")
+    parser.add_argument("experiment", nargs="?", help="one of `train.py --list`")
+    parser.add_argument("--attach", nargs="+", type=Path, metavar="DIR", help="built folders pushed before: only wait")
+    parser.add_argument("--resume", action="store_true", help="with --attach: go on in another session")
     add_job_options(parser)
     parser.add_argument(
-        "--kernels", type=option(Positive), default=1, help="deal the folds out to so many kernels (default: 1)"
+        "--kernels", type=option(Positive), metavar="N", help="deal the folds out to so many (default: 1)"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
+    sessions = "in how many sessions one after the other, where the hours of one do not suffice (default: 1)"
+    parser.add_argument("--sessions", type=option(Sessions), default=1, metavar="N", help=sessions)
+    log = "print all that the kernel prints; with a folder pushed before, and alone: what it has printed"
+    parser.add_argument("--log", nargs="?", const=True, type=Path, metavar="DIR", help=log)
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help="where run folders lie")
     parser.add_argument(
         "--poll", type=option(Pause), default=30, metavar="SECONDS", help="between questions (default: 30)"
     )
     add_console_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    shown = isinstance(args.log, Path)
+    if (args.experiment is not None) + bool(args.attach) + shown != 1:
+        raise UserError("name an experiment, or --attach DIR, or --log DIR, and one of them alone; see --help")
+    if args.resume and not args.attach:
+        raise UserError("--resume: goes on with a kernel pushed before; name it with --attach DIR")
+    fresh = {"--fold": args.fold != "all", "--tiny": args.tiny, "--set": args.set, "--cpu": args.cpu}
+    fresh |= {"--kernels": args.kernels, "--hours": args.hours and not args.resume}
+    for name, given in fresh.items():
+        if given and args.experiment is None:
+            raise UserError(f"{name}: belongs to an experiment that is pushed; leave it out")
+    return args
 
 
 def asked(args: argparse.Namespace) -> list[Job]:
     """The jobs of the command line, one per kernel."""
-    return Job.asked(args.experiment, args.fold, args.tiny, args.set).split(args.kernels)
+    job = Job.asked(args.experiment, args.fold, args.tiny, args.set, args.cpu, args.hours or HOURS)
+    return job.split(args.kernels or 1)
 
 
-def attach(kernels: Sequence[Kernel]) -> str:
-    """The command that waits for kernels again."""
-    return shlex.join(["python", "kernels/push.py", "--attach", *(str(kernel.folder) for kernel in kernels)])
+@dataclass
+class Errand:
+    """Kernels pushed or attached to, and what has become of them.
 
+    `running`: whose output is not in place, as far as is known; `home`: whose output is.
+    """
 
-def ended(
-    kaggle: Kaggle, kernels: Sequence[Kernel], poll: float, console: Console
-) -> Iterator[tuple[Kernel, str, str]]:
-    """Waits, and yields each kernel as it ends, with its state and Kaggle's word on a failure."""
-    status = Status(console)
-    waiting = {kernel: Tail(kaggle, kernel.name) for kernel in kernels}
-    while waiting:
-        news = []
-        for kernel, tail in list(waiting.items()):
-            state, reason = kaggle.state(kernel.name)
-            if state in ENDED:
-                del waiting[kernel]
-                status.clear()
-                yield kernel, state, reason
-            else:
-                slug = kernel.name.partition("/")[2]
-                news.append(f"{slug} {state.lower()}  {tail.line()}".rstrip())
-        if waiting:
-            status.show("  ".join(news))
-            time.sleep(poll)
+    args: argparse.Namespace
+    console: Console
+    kaggle: Kaggle
+    running: list[Kernel] = field(default_factory=list)
+    home: list[Kernel] = field(default_factory=list)
 
+    def attach(self, kernel: Kernel) -> None:
+        """Takes up a kernel pushed before; a version that was never told is looked for."""
+        self.running.append(kernel)
+        if kernel.version is None:
+            version = self.kaggle.find_version(kernel.name, kernel.mark)
+            if version is None:
+                self.running.remove(kernel)
+                raise UserError(f"{kernel.folder}: Kaggle has no version of {kernel.name} with its code; push it again")
+            self.running[-1] = kernel.pinned(version, f"https://www.kaggle.com/code/{kernel.name}")
 
-class Tail:
-    """The last line that a running kernel has printed, read in the background."""
-
-    def __init__(self, kaggle: Kaggle, name: str):
-        self._kaggle, self._name, self._line = kaggle, name, ""
-        self._thread = threading.Thread()
-
-    def line(self) -> str:
-        """The last line so far. Where the stream has ended or broken off, the next call finds it opened again."""
-        if not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._read, daemon=True)
-            self._thread.start()
-        return self._line
-
-    def _read(self) -> None:
+    def push(self, job: Job, continues: bool = False) -> Kernel:
+        """Builds and pushes a kernel, and notes its version in its folder."""
+        kernel = Kernel.build_new(job, self.kaggle.username, BUILD, continues)
+        seconds = round(3600 * ((job.hours or HOURS) + GRACE))
+        self.running.append(kernel)  # from now on nobody may know whether it was started
         try:
-            for line in self._kaggle.live_log(self._name):
-                self._line = line.strip() or self._line
-        except Exception:
-            return
+            version, url = self.kaggle.push(kernel.folder, kernel.name, kernel.mark, seconds)
+        except UserError as error:
+            if not isinstance(error, Lost):  # nothing was started
+                self.running.remove(kernel)
+                shutil.rmtree(kernel.folder)
+            raise
+        kernel = self.running[-1] = kernel.pinned(version, url)
+        self.console.facts(kernel=kernel.name, bundle=kernel.bundle, folder=kernel.folder, version=version, page=url)
+        return kernel
+
+    def wait(self) -> None:
+        """Waits for all that runs, brings it home, and goes on in further sessions. Raises UserError for failures."""
+        watch = Watch(self.kaggle, self.args.poll, self.console, bool(self.args.log))
+        further = dict.fromkeys(self.running, self.args.sessions - 1 + self.args.resume)
+        resumed = dict.fromkeys(self.running, not self.args.resume)
+        for kernel in self.running:
+            watch.add(kernel)
+        failures = []
+        for ended in watch.ended():
+            kernel = ended.kernel
+            try:
+                left, failure = bring_home(self.kaggle, ended, self.args.runs)
+                # Unasked only a session that ended itself leads to another: one that failed would fail again
+                if left and further[kernel] and (ended.state == COMPLETE or not resumed[kernel]):
+                    self.console.line(f"{failure}; going on")
+                    another = self._next(kernel)
+                    further[another], resumed[another] = further[kernel] - 1, True
+                    watch.add(another)
+                elif failure:
+                    masks = f"python infer.py {self.args.runs / kernel.job.config.experiment} makes the masks"
+                    raise UserError(f"{failure}; {f'--attach {kernel.folder} --resume trains them' if left else masks}")
+                else:
+                    self.home.append(kernel)
+                self.running.remove(kernel)
+            except UserError as error:
+                failures.append(str(error))
+        if failures:
+            raise UserError("; ".join(failures))
+
+    def _next(self, kernel: Kernel) -> Kernel:
+        """Another session of a kernel, with its output mounted. Raises UserError where that would be another's."""
+        latest = self.kaggle.latest_version(kernel.name)
+        if latest is not None and kernel.version is not None and latest != kernel.version:
+            raise UserError(
+                f"{kernel.folder}: is version {kernel.version}, and version {latest} came after it, whose output "
+                "Kaggle would mount; attach to the folder of that one"
+            )
+        job = kernel.job.model_copy(update={"hours": self.args.hours or kernel.job.hours or HOURS})
+        check_quota(self.kaggle, [job], BUILD, self.console)
+        return self.push(job, continues=True)
 
 
-class Status:
-    """One line with the minutes waited, rewritten in place on a terminal; elsewhere a line for each change."""
-
-    def __init__(self, console: Console):
-        self._console, self._started, self._last = console, time.monotonic(), ""
-        self._live = sys.stdout.isatty() and not console.silent
-
-    def show(self, text: str) -> None:
-        """Shows the line."""
-        line = f"{(time.monotonic() - self._started) / 60:.0f} min  {text}"
-        if self._live:
-            print("\r\033[K" + line[: shutil.get_terminal_size().columns - 1], end="", flush=True)
-        elif text != self._last:
-            self._console.line(line)
-        self._last = text
-
-    def clear(self) -> None:
-        """Makes way for other lines."""
-        if self._live:
-            print("\r\033[K", end="", flush=True)
-
-
-def bring_home(kaggle: Kaggle, kernel: Kernel, state: str, reason: str, runs: Path) -> None:
-    """Downloads, checks and places the output of a kernel that has ended.
-
-    Raises UserError when it failed, or its output is not whole or not of this build; the log's end is then on stderr.
-    """
-    output = kernel.folder / "output"
-    if state != "COMPLETE":
-        show_log(kaggle, kernel)
-        raise UserError(f"{kernel.name}: ended as {state}{f' ({reason})' if reason else ''}")
-    try:
-        with locked(output):
-            shutil.rmtree(output, ignore_errors=True)
-            kaggle.output(kernel.name, output)
-            check_output(kernel, output)
-            place(kernel, output, runs)
-    except UserError as error:
-        show_log(kaggle, kernel)
-        raise UserError(f"{error}; to fetch it again: {attach([kernel])}") from None
-
-
-def show_log(kaggle: Kaggle, kernel: Kernel) -> None:
-    """Writes the log beside the kernel, and its end to stderr."""
-    try:
-        lines = kaggle.log(kernel.name)
-    except UserError as error:
-        lines = [f"no log: {error}"]
-    path = kernel.folder / "log.txt"
-    with replacing(path) as stream:
-        stream.write("\n".join(lines) + "\n")
-    print(*lines[-LOG_END:], f"(the end of {path})", sep="\n", file=sys.stderr)
-
-
-def check_output(kernel: Kernel, output: Path) -> None:
-    """Whether the manifest is of this build, and every file is there and as it was on Kaggle. Raises UserError."""
-    manifest = read_manifest(kernel, output)
-    if manifest.bundle != kernel.bundle:
-        raise UserError(f"{kernel.name}: its output is of build {manifest.bundle}, but {kernel.bundle} was pushed")
-    for name, digest in manifest.files.items():
-        if not (output / name).is_file():
-            raise UserError(f"{kernel.name}: {name} did not arrive")
-        if sha256(output / name) != digest:
-            raise UserError(f"{kernel.name}: {name} arrived damaged")
-
-
-def read_manifest(kernel: Kernel, output: Path) -> Manifest:
-    """What the kernel says of its output. Raises UserError where it does not."""
-    if not (output / MANIFEST).is_file():
-        raise UserError(f"{kernel.name}: no {MANIFEST} in its output")
-    return Manifest.read(output / MANIFEST, "push it again")
-
-
-def check_place(job: Job, runs: Path, digest: str | None = None) -> None:
-    """Raises UserError where the experiment's folder holds a run of another configuration or data of another digest."""
-    for path in _folds(runs / job.config.experiment):
-        run = Run.open(path)
-        if different := run.config.differences(job.config):
-            asked = job.config.differences(run.config)
-            pairs = ", ".join(f"{name}={value} (asked: {asked[name]})" for name, value in different.items())
-            raise UserError(f"{path}: holds a run with {pairs}; choose another --runs folder or move this one away")
-        if digest not in (None, run.split.digest):
-            raise UserError(f"{path}: holds a run on other data ({run.split.source}); choose another --runs folder")
-
-
-def _folds(folder: Path) -> list[Path]:
-    """The run folders of an experiment."""
-    return sorted(path.parent for path in folder.glob(f"fold_*/{CONFIG}"))
-
-
-def place(kernel: Kernel, output: Path, runs: Path) -> None:
-    """Moves the fold folders from a checked output to where train.py would have written them.
-
-    Raises UserError rather than replace or join runs of another configuration or other data.
-    """
-    experiment = kernel.job.config.experiment
-    for fold in kernel.job.folds:
-        source, target = (fold_folder(folder, experiment, fold) for folder in (output / "runs", runs))
-        run = Run.open(source)
-        if different := run.config.differences(kernel.job.config):
-            raise UserError(f"{kernel.name}: its run has another {', '.join(different)} than was asked")
-        check_place(kernel.job, runs, run.split.digest)
-        with locked(target), atomic_path(target) as own:
-            shutil.move(source, own)  # perhaps from another disk, so not at once
+def show_log(kernel: Kernel, console: Console) -> None:
+    """Prints all that a version has printed."""
+    kaggle = Kaggle(console)
+    lines = fetch_log(kaggle, kernel)
+    if not lines and (state := kaggle.state(kernel.name, kernel.version)[0]) not in (COMPLETE, *FAILED):
+        follow = shlex.join(["python", "kernels/push.py", "--attach", str(kernel.folder), "--log"])
+        raise UserError(
+            f"{kernel.folder}: {state.lower()}, and the log is kept when it has ended; to follow it: {follow}"
+        )
+    for line in lines:
+        console.line(line)
+    console.result(kernel=kernel.name, version=kernel.version, lines=lines)
 
 
 def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
@@ -259,16 +213,11 @@ def report(kernels: Sequence[Kernel], runs: Path, console: Console) -> None:
 
     Masks and validation score of a single kernel are placed too, where they speak of all folds that lie there.
     """
-    job, output = kernels[0].job, kernels[0].folder / "output"
+    job, folds = kernels[0].job, placed(kernels[0].job, runs)
     folder = runs / job.config.experiment
-    folds = _folds(folder)
-    score = None
-    if len(folds) == len(job.folds):
-        score = read_manifest(kernels[0], output).score
-        for source in (output / "runs" / folder.name / VALIDATION, output / MASKS):
-            if source.exists():
-                with replacing(folder / source.name, "wb") as stream:
-                    stream.write(source.read_bytes())
+    whole = len(folds) == len(job.folds) and read_manifest(kernels[0]).complete
+    score = place_masks(kernels[0], runs) if whole else None
+    if whole:
         message = f"{folder.name}, {len(folds)} fold{'s' * (len(folds) > 1)}, tta"
         following = ["submission.py", str(folder / MASKS), "--submit", "-m", message]
     else:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -63,7 +64,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """One line on standard error, for what failed while the script goes on; printed whatever is wanted."""
-        _print_error(text)
+        print(_error_line(text), file=sys.stderr)
 
     def result(self, **values: object) -> None:
         """The machine-readable end of a script: printed with --json only."""
@@ -93,7 +94,13 @@ def add_console_options(parser) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as from `kill`, a scheduler or a container that ends: whatever Ctrl-C leaves in order, this does too."""
+    """SIGTERM, as from `kill`, a scheduler or a container that ends, or SIGHUP, of a terminal that is closed: whatever
+    Ctrl-C leaves in order, these do too.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(number)
+        self.number = number
 
 
 def run_main(main: Callable[[], int | None], memory: str = "free some memory") -> None:
@@ -101,8 +108,8 @@ def run_main(main: Callable[[], int | None], memory: str = "free some memory") -
 
     UserError and whatever the system says of a file (a full or read-only disk, a quota, a forbidden path, a folder, a
     name too long) become one line on stderr that names it, and exit code 2; so does memory that does not suffice.
-    Ctrl-C becomes 130, SIGTERM 143; a reader that closed the pipe (`| head`) ends quietly. Anything else is a defect
-    and keeps its traceback.
+    Ctrl-C becomes 130, SIGTERM 143, SIGHUP 129; a reader that closed the pipe (`| head`) ends quietly. Anything else is
+    a defect and keeps its traceback. What was added to the exception by `add_note` is printed last.
 
     Args:
         memory: what to do when memory does not suffice, such as which option to lower.
@@ -111,11 +118,14 @@ def run_main(main: Callable[[], int | None], memory: str = "free some memory") -
     # TensorFlow's own start-up lines and hints, unless somebody asked for them
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    earlier = signal.signal(signal.SIGTERM, _terminate)
+    # A signal that is ignored stays so: `nohup` has its reasons
+    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    earlier = {number: signal.signal(number, _terminate) for number in caught}
     try:
         code = _exit_code(main, memory)
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
     sys.exit(code)
 
 
@@ -128,38 +138,38 @@ def _exit_code(main: Callable[[], int | None], memory: str) -> int:
             _print(end="")
         return code
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), error)
     except MemoryError as error:
-        return _fail(f"not enough memory{f' ({error})' if str(error) else ''}; {memory}")
+        return _fail(f"not enough memory{f' ({error})' if str(error) else ''}; {memory}", error)
     except OSError as error:
         if error.filename == STDOUT:
             # What is left in the buffer would fail once more when the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 return 128 + signal.SIGPIPE
-        return _fail(f"{error.filename or sys.argv[0]}: {error.strerror or error}")
+        return _fail(f"{error.filename or sys.argv[0]}: {error.strerror or error}", error)
     except ValueError as error:
         if "embedded null" not in str(error):
             raise
-        return _fail(f"{sys.argv[0]}: was given a path with a NUL byte in it; rename the file")
-    except Terminated:
-        print("terminated", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        return _fail(f"{sys.argv[0]}: was given a path with a NUL byte in it; rename the file", error)
+    except Terminated as error:
+        _tell("terminated" if error.number == signal.SIGTERM else "the terminal was closed", error)
+        return 128 + error.number
+    except KeyboardInterrupt as error:
+        _tell("interrupted", error)
         return 128 + signal.SIGINT
     except Exception as error:
         if type(error).__name__ not in DEVICE_MEMORY and not str(error).startswith("RESOURCE_EXHAUSTED"):  # JAX's
             raise
-        return _fail(f"not enough memory on the device ({str(error)[:200]}); {memory}")
+        return _fail(f"not enough memory on the device ({str(error)[:200]}); {memory}", error)
 
 
-def _terminate(*_: object) -> None:
+def _terminate(number: int, _: object) -> None:
     # Raising from a signal handler may leave any line half done. That is what Ctrl-C does, too, and what every file,
     # run and study here is made to survive; so both take the same way. Should the exception be lost, in a destructor
     # say, or the clean-up hang, a second signal ends the process at once.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise Terminated
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated(number)
 
 
 def _open_closed_streams() -> None:
@@ -196,10 +206,18 @@ def _print(text: str = "", end: str = "\n") -> None:
         raise
 
 
-def _print_error(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+def _error_line(message: str) -> str:
+    """One line; a message may quote what a server or a file says, and a terminal would obey some of it."""
+    line = "error: " + " ".join(message.split())
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
-def _fail(message: str) -> int:
-    _print_error(message)
+def _fail(message: str, error: BaseException) -> int:
+    _tell(_error_line(message), error)
     return USER_ERROR_EXIT
+
+
+def _tell(line: str, error: BaseException) -> None:
+    """The line of an error, and what was noted on it, such as the command that goes on."""
+    with suppress(OSError):  # of a terminal that is gone
+        print(line, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)

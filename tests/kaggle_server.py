@@ -11,24 +11,31 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
+import socket
+import sys
 import threading
+import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 USER, KEY, TOKEN = "tester", "key-that-nobody-may-see", "token-that-nobody-may-see"
 PAGE = 3  # files in a page of kernel output
 
 
 def assert_refused(process, *words):
-    """Exit code 2, and a last line on stderr with all the words; no traceback."""
+    """Exit code 2, and one line on stderr that tells an error, with all the words; no traceback.
+
+    It is the last one, but for the command that attaches again.
+    """
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr
-    line = process.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ")
+    lines = process.stderr.strip().splitlines()
+    (line,) = (line for line in lines[-2:] if line.startswith("error: "))
+    assert line == lines[-1] or lines[-1].startswith("python kernels/push.py --attach ")
     for word in words:
         assert word in line
 
@@ -57,12 +64,20 @@ class Session:
 
 @dataclass(frozen=True)
 class Fault:
-    """An answer other than the right one. `cut` sends half of a file and hangs up."""
+    """An answer other than the right one. `cut` sends half of a file and hangs up.
+
+    `body`: of the answer, in place of Kaggle's JSON; `then`: what was asked is done all the same; `reset`: the line
+    breaks without an answer; `stall`: seconds without one.
+    """
 
     status: int = 200
     message: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    body: str | None = None
+    then: bool = False
+    reset: bool = False
+    stall: float = 0.0
 
 
 class KaggleServer:
@@ -73,16 +88,20 @@ class KaggleServer:
         self.calls: list[tuple[str, dict]] = []
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.answers: dict[str, dict] = {}  # by method, instead of the right one
-        self.sessions: dict[str, Session] = {}
-        self.versions: dict[str, int] = defaultdict(int)
+        self.sessions: dict[str, list[Session]] = defaultdict(list)  # by slug, a version each
+        self.sources: dict[str, list[str]] = defaultdict(list)
+        self.broken: Callable[[str, dict], Fault | None] = lambda method, request: None  # for as long as it says
         self.archive = b""  # the competition's data
         self.uploads: dict[str, bytes] = {}
         self.submissions: list[dict] = []
         self.allowed = 4
+        self.used = 6  # hours of GPU, of 30
         self.score = "0.69913"
         self.polls_until_scored = 3
         self.board = [f"{0.8 - place / 1000:.5f}" for place in range(250)]
+        self.errors: list[str] = []  # of this server itself, which its clients could take for misbehaviour
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"kaggle": self}))
+        self._server.handle_error = self._note_error
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> KaggleServer:
@@ -92,6 +111,11 @@ class KaggleServer:
     def __exit__(self, *_) -> None:
         self._server.shutdown()
         self._server.server_close()
+        assert not self.errors, "\n".join(self.errors)
+
+    def _note_error(self, *_) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # of a client that waits no longer
+            self.errors.append(traceback.format_exc())
 
     def environment(self, home) -> dict[str, str]:
         """Environment of a signed-in process whose every request, to whatever host, comes here. `home` is empty."""
@@ -113,24 +137,44 @@ class KaggleServer:
 
     def SaveKernel(self, request: dict) -> dict:
         slug = request["slug"].split("/")[1]
-        self.versions[slug] += 1
-        self.sessions[slug] = self.start(request)
-        return {"url": f"https://www.kaggle.com/code/{request['slug']}", "versionNumber": self.versions[slug]}
+        self.sessions[slug].append(self.start(request))
+        self.sources[slug].append(request["text"])
+        return {"url": f"https://www.kaggle.com/code/{request['slug']}", "versionNumber": len(self.sessions[slug])}
+
+    def GetKernel(self, request: dict) -> dict | Fault:
+        sources = self.sources[request["kernelSlug"]]
+        if not sources:
+            return Fault(404, "Not found")
+        source = sources[int(request.get("versionLabel") or 0) - 1]
+        return {"metadata": {"currentVersionNumber": len(sources)}, "blob": {"source": source}}
+
+    def GetAcceleratorQuotaStatistics(self, request: dict) -> dict:
+        quota = {"timeUsed": f"{3600 * self.used}s", "totalTimeAllowed": "108000s"}
+        return {"quotaRefreshTime": "2026-11-28T00:00:00Z", "gpuQuota": quota}
+
+    def session(self, request: dict) -> Session:
+        """The version that a request speaks of; the latest where it names none."""
+        return self.sessions[request["kernelSlug"]][int(request.get("versionLabel") or 0) - 1]
 
     def GetKernelSessionStatus(self, request: dict) -> dict:
-        session = self.sessions[request["kernelSlug"]]
+        session = self.session(request)
         state = session.state()
         return {"status": state} | ({"failureMessage": session.message} if state == "ERROR" else {})
 
     def ListKernelSessionOutput(self, request: dict) -> dict:
-        slug = request["kernelSlug"]
-        session = self.sessions[slug]
+        slug, version = request["kernelSlug"], request.get("versionLabel") or "0"
+        session = self.session(request)
         first = int(request.get("pageToken") or 0)
         names = sorted(session.output())
-        files = [{"fileName": name, "url": f"{self.url}/output/{slug}/{name}"} for name in names[first : first + PAGE]]
+        address = f"{self.url}/output/{slug}/{version}/"
+        files = [{"fileName": name, "url": address + quote(name)} for name in names[first : first + PAGE]]
         events = [{"stream_name": "stdout", "time": n, "data": line + "\n"} for n, line in enumerate(session.log())]
         more = {"nextPageToken": str(first + PAGE)} if first + PAGE < len(names) else {}
         return {"files": files, "log": json.dumps(events)} | more
+
+    def GetKernelSessionLogsStream(self, request: dict) -> str:
+        events = [f"data: {json.dumps({'data': line})}" for line in self.session(request).log()]
+        return "\n\n".join([*events, "data: END_OF_LOG", ""])
 
     def DownloadDataFiles(self, request: dict) -> str:
         return f"{self.url}/archive/{request['competitionName']}.zip"
@@ -159,7 +203,8 @@ class KaggleServer:
                 outcome = {"status": "COMPLETE", "publicScore": self.score}
             else:
                 outcome = {"status": "ERROR", "errorDescription": "bad ids"}
-            listed.append({"ref": submission["ref"], "date": "2026-01-01T00:00:00Z", **outcome})
+            told = {"description": submission["submissionDescription"], "date": "2026-01-01T00:00:00Z"}
+            listed.insert(0, {"ref": submission["ref"], **told, **outcome})
         return {"submissions": listed}
 
     def GetLeaderboard(self, request: dict) -> dict:
@@ -185,32 +230,41 @@ class Handler(BaseHTTPRequestHandler):
         self.kaggle.calls.append((method, request))
         if method != "IntrospectToken" and self.headers["Authorization"] not in _SIGNED:
             return self._fail(Fault(401, "Unauthenticated"))
-        if self.kaggle.faults[method]:
-            return self._fail(self.kaggle.faults[method].popleft())
-        answer = self.kaggle.answers.get(method) or getattr(self.kaggle, method)(request)
+        fault = self.kaggle.broken(method, request)
+        if fault is None and self.kaggle.faults[method]:
+            fault = self.kaggle.faults[method].popleft()
+        if fault and not fault.then:
+            return self._fail(fault)
+        given = self.kaggle.answers
+        answer = given[method] if method in given else getattr(self.kaggle, method)(request)
+        if fault or isinstance(answer, Fault):
+            return self._fail(fault or answer)
+        if method == "GetKernelSessionLogsStream":
+            return self._send(200, answer.encode(), {"Content-Type": "text/event-stream"})
         if isinstance(answer, str):
             return self._send(302, b"", {"Location": answer})
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def do_GET(self) -> None:
-        """A file, or the log of a running kernel as a stream of events."""
+        """A file."""
         kind, _, name = self._path().lstrip("/").partition("/")
-        if stream := re.fullmatch(r"/api/v1/kernels/logs/stream/[^/]+/([^/]+)", self._path()):
-            lines = self.kaggle.sessions[stream[1]].log()
-            events = "".join(f"data: {json.dumps({'data': line})}\n\n" for line in lines)
-            return self._send(200, events.encode(), {"Content-Type": "text/event-stream"})
         self.kaggle.calls.append(("GET", {"name": name, "range": self.headers["Range"]}))
+        if fault := self.kaggle.broken("GET", {"name": name}):
+            return self._fail(fault)
         if kind == "output":
-            slug, _, file = name.partition("/")
-            return self._send_file(self.kaggle.sessions[slug].output()[file])
+            slug, version, file = name.split("/", 2)
+            return self._send_file(self.kaggle.sessions[slug][int(version) - 1].output()[file])
         self._send_file(self.kaggle.archive)
 
     def do_PUT(self) -> None:
         """The upload of a submission."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.kaggle.calls.append(("PUT", {}))
-        if self.kaggle.faults["PUT"]:
-            return self._fail(self.kaggle.faults["PUT"].popleft())
+        fault = self.kaggle.broken("PUT", {})
+        if fault is None and self.kaggle.faults["PUT"]:
+            fault = self.kaggle.faults["PUT"].popleft()
+        if fault:
+            return self._fail(fault)
         self.kaggle.uploads[self._path().rpartition("/")[2]] = body
         self._send(200, b"", {})
 
@@ -234,6 +288,15 @@ class Handler(BaseHTTPRequestHandler):
         self._send(206 if first else 200, content[first:], headers, sent=len(content) // 2 if fault.cut else None)
 
     def _fail(self, fault: Fault) -> None:
+        if fault.stall:
+            time.sleep(fault.stall)
+        if fault.reset:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        if fault.body is not None:
+            kind = "text/html" if fault.body.startswith("<") else "application/json"
+            return self._send(fault.status, fault.body.encode(), {"Content-Type": kind, **fault.headers})
         body = json.dumps({"code": fault.status, "message": fault.message}).encode()
         self._send(fault.status, body, {"Content-Type": "application/json", **fault.headers})
 

@@ -148,6 +148,30 @@ def test_an_argument_that_is_not_utf_8_is_refused_first():
     assert done.stderr == b"error: r\\udcffns: is not UTF-8; rename it\n"
 
 
+def test_what_was_noted_on_an_error_is_printed_last():
+    with script("import os; e = UserError('a\\x1b[2Jb'); e.add_note('to go on: x'); raise e") as process:
+        assert process.stderr.read() == b"error: a\\x1b[2Jb\nto go on: x\n" and process.wait() == 2
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_ends_like_ctrl_c_unless_that_is_ignored(ignored):
+    body = (
+        "import signal, sys\n"
+        "    try: print('begun', flush=True); sys.stdin.read()\n"
+        "    except KeyboardInterrupt: print('in order', flush=True); raise"
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with script(body) as process:
+            assert process.stdout.readline() == b"begun\n"
+            process.send_signal(signal.SIGHUP)
+            process.stdin.close()
+            told = process.stdout.read(), process.stderr.read(), process.wait()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert told == (b"", b"", 0) if ignored else told == (b"in order\n", b"the terminal was closed\n", 129)
+
+
 def test_sigterm_ends_like_ctrl_c_and_the_second_one_at_once():
     body = (
         "import sys\n"

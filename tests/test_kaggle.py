@@ -2,34 +2,24 @@
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from kaggle_scripts import NOTE, FakeClock, Scripts, zipped
 from kaggle_server import KEY, TOKEN, USER, Fault, KaggleServer, assert_refused
 
 from lib.locks import locked
-from lib.metrics import scores
 from lib.task import COMPETITION, DATA_FILE
 
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
-
-
-def zipped(name: str, content: bytes) -> bytes:
-    """A zip file with one member."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 DATA = zipped("training_set.npy", np.random.default_rng(0).bytes(3 << 20))  # as every npz file, a zip file itself
@@ -37,8 +27,8 @@ DATA = zipped("training_set.npy", np.random.default_rng(0).bytes(3 << 20))  # as
 # Runs the module named first, with the waits between tries cut short, and this file's data for the competition's
 DRIVER = """
 import runpy, sys
-import lib.kaggle.client, lib.kaggle.download
-lib.kaggle.client._DELAYS = (0.01, 0.01, 0.01)
+import lib.kaggle.calls, lib.kaggle.download
+lib.kaggle.calls.DELAYS = (0.01, 0.01, 0.01)
 lib.kaggle.download.DATA_BYTES, lib.kaggle.download.DATA_SHA256 = int(sys.argv[2]), sys.argv[3]
 name = sys.argv[1]
 sys.argv[:4] = [name]
@@ -207,24 +197,23 @@ def test_data_that_is_there_is_not_fetched_again(run, server, tmp_path):
 
 # Submissions
 
-CONFUSION = np.zeros((5, 5), np.int64)
-CONFUSION[[1, 2], [1, 2]], CONFUSION[[1, 2], [2, 1]] = 2, 1  # IoU 0.5 each
-NOTE = {
-    "runs": ["runs/seventh/fold_0", "runs/seventh/fold_1"],
-    "validation": {"tiles": 1, "plain": scores(CONFUSION), "tta": None},
-}
+
+@pytest.fixture
+def script(server, tmp_path, monkeypatch):
+    """Runs submission.py in this process, in an empty folder, signed in."""
+    scripts = Scripts(server, tmp_path, monkeypatch, FakeClock())
+    return lambda *arguments, **options: scripts("submission.py", *arguments, **options)
 
 
 @pytest.fixture
-def submit(run, tmp_path):
+def submit(script, tmp_path):
     """Submits masks of twelve tiles."""
     masks = np.random.default_rng(0).integers(1, 5, (12, 64, 128), dtype=np.uint8)
     np.savez(tmp_path / "masks.npz", masks=masks, made_by=json.dumps(NOTE))
     np.savez(tmp_path / "data.npz", test_set=masks)
 
     def submit(*arguments, **options):
-        script = str(ROOT / "submission.py")
-        return run(script, "--submit", "-m", "seventh, 2 folds", "--data", "data.npz", *arguments, **options)
+        return script("--submit", "-m", "seventh, 2 folds", "--data", "data.npz", *arguments, **options)
 
     return submit
 
@@ -243,10 +232,11 @@ def test_submission_with_score_and_rank(submit, server, tmp_path):
     (submission,) = server.submissions
     content = (tmp_path / "submission.csv.zip").read_bytes()
     assert submission["file"] == content
-    assert submission["submissionDescription"] == "seventh, 2 folds"
+    digest = hashlib.sha256(content).hexdigest()
+    assert submission["submissionDescription"] == f"seventh, 2 folds [{digest[:12]}]"
     assert submission["polls"] == 3
     (row,) = journal(tmp_path)
-    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (row["sha256"], row["ref"]) == (digest, "1000")
     assert (row["runs"], row["message"]) == ("runs/seventh/fold_0 runs/seventh/fold_1", "seventh, 2 folds")
     assert (row["validation_score"], row["public_score"]) == ("0.5", "0.69913")
 
@@ -270,7 +260,7 @@ def test_same_file_again_asks_first(submit, server, tmp_path):
 
 
 def test_upload_that_fails(submit, server, tmp_path):
-    server.faults["PUT"].append(Fault(500, "Oops"))
+    server.faults["PUT"] += [Fault(500, "Oops")] * 5
     assert_refused(submit(), "upload", "nothing was submitted")
     assert not server.submissions and not (tmp_path / "submissions.csv").exists()
 
@@ -295,7 +285,11 @@ def test_daily_limit_found_out_late(submit, server, tmp_path):
 
 def test_lost_answer_to_a_submission_is_not_repeated(submit, server):
     server.faults["CreateSubmission"].append(Fault(500, "Oops"))
-    assert_refused(submit(), "500 Oops", f"see https://www.kaggle.com/competitions/{COMPETITION}/submissions")
+    assert_refused(
+        submit(),
+        "Kaggle's answer was lost (500 Oops)",
+        f"see https://www.kaggle.com/competitions/{COMPETITION}/submissions",
+    )
     assert server.count("CreateSubmission") == 1
 
 
@@ -318,7 +312,35 @@ def test_masks_with_a_damaged_note_are_not_uploaded(submit, server, tmp_path):
     assert not server.calls and not (tmp_path / "submission.csv.zip").exists()
 
 
-def test_part_of_the_test_set_is_not_submitted(run, submit, server):
-    process = run(str(ROOT / "submission.py"), "--submit", "-m", "x")
+def test_part_of_the_test_set_is_not_submitted(script, submit, server):
+    process = script("--submit", "-m", "x")
     assert_refused(process, "masks.npz", "10,022 test tiles")
     assert not server.calls
+
+
+def test_status_fetches_the_scores_of_all_submissions(submit, script, server, tmp_path):
+    server.score, server.polls_until_scored = "None", 1
+    assert submit().returncode == 0
+    assert "public score      unknown" in submit(stdin="y\n").stdout
+    server.score = "0.71"
+    process = script("--status")
+    assert process.returncode == 0 and process.stdout.count("0.71000") == 2
+    assert [row["public_score"] for row in journal(tmp_path)] == ["0.71", "0.71"]
+    server.score = "nan"
+    assert script("--status").stdout.count("0.71000") == 2  # what was known before stays
+
+
+def test_status_without_a_journal(script):
+    assert_refused(script("--status"), "submissions.csv: no submission was made from this folder yet")
+
+
+def test_a_journal_of_an_older_version_is_read_and_gone_on_with(submit, script, server, tmp_path):
+    server.polls_until_scored = 1
+    older = "date,sha256,runs,message,validation_score,public_score\n2025-01-01T00:00:00+00:00,ab,,older,0.5,0.6\n"
+    (tmp_path / "submissions.csv").write_text(older)
+    assert submit().returncode == 0
+    assert [(row["message"], row["ref"]) for row in journal(tmp_path)] == [("older", ""), ("seventh, 2 folds", "1000")]
+    assert "0.60000" in script("--status").stdout
+    server.submissions.append({"ref": 7, "polls": 0, "submissionDescription": "older"})
+    assert script("--status").returncode == 0
+    assert [(row["ref"], row["public_score"]) for row in journal(tmp_path)] == [("7", "0.69913"), ("1000", "0.69913")]

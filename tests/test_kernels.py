@@ -13,18 +13,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
+from kaggle_scripts import TWO_FOLDS, FakeClock, Scripts, attached, cut_off, output_of, pushed
 from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
 
 from lib.console import UserError
-from lib.kaggle import kernel as kaggle_kernel
+from lib.kaggle import packing
 from lib.kaggle.kernel import Job, Kernel
 from lib.runs import Run
 from lib.task import COMPETITION
@@ -111,16 +113,18 @@ def test_metadata_states_every_field_that_the_client_reads(tmp_path):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A git checkout with kernels/entry.py and one module, for kaggle_kernel to pack in place of this one."""
+    """A git checkout with kernels/entry.py, the scripts it runs and one module, to be packed in place of this one."""
     root = tmp_path / "project"
     (root / "kernels").mkdir(parents=True)
     (root / "lib" / "report").mkdir(parents=True)
     for name in ("entry.py", "kernel-metadata.json"):
         (root / "kernels" / name).write_text((ROOT / "kernels" / name).read_text())
     (root / "lib" / "report" / "table.py").write_text("table = 1\n")
+    for name in packing.NEEDED:
+        (root / name).touch()
     subprocess.run(["git", "init", "--quiet", root], check=True)
     subprocess.run(["git", "-C", root, "add", "."], check=True)
-    monkeypatch.setattr(kaggle_kernel, "ROOT", root)
+    monkeypatch.setattr(packing, "ROOT", root)
     return root
 
 
@@ -133,11 +137,11 @@ def packed(folder: Path) -> dict[str, str]:
 
 def test_bundle_holds_tracked_scripts_only(project, tmp_path):
     careless = (".env", "kaggle.json", "lib/kaggle.json", "runs.npz")
-    for name in (*careless, "train.py"):
+    for name in (*careless, "tune.py"):
         (project / name).write_text(KEY)
     subprocess.run(["git", "-C", project, "add", "--force", *careless], check=True)
     Kernel.build(JOB, "me", tmp_path / "kernel")
-    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py"}
+    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py", *packing.NEEDED}
 
 
 def test_hash_names_code_and_job(project, tmp_path):
@@ -150,9 +154,59 @@ def test_hash_names_code_and_job(project, tmp_path):
 
 def test_outside_a_checkout_nothing_is_packed(tmp_path, monkeypatch):
     (tmp_path / "kernels").symlink_to(ROOT / "kernels")
-    monkeypatch.setattr(kaggle_kernel, "ROOT", tmp_path)
+    monkeypatch.setattr(packing, "ROOT", tmp_path)
     with pytest.raises(UserError, match="git"):
         Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+@pytest.mark.parametrize(
+    "importing", ["import lib.new", "from lib import new", "from lib.new import x", "def f():\n    from .new import x"]
+)
+def test_an_untracked_module_that_is_imported_is_named(project, tmp_path, importing):
+    (project / "lib" / "new.py").write_text("x = 1\n")
+    (project / "lib" / "used.py").write_text(importing)
+    subprocess.run(["git", "-C", project, "add", "lib/used.py"], check=True)
+    with pytest.raises(UserError, match="lib/new.py: imported by lib/used.py, but git does not track it: git add"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+    assert not (tmp_path / "kernel" / "kernel.py").exists()
+
+
+def test_a_script_that_is_no_python_is_named(project, tmp_path):
+    (project / "train.py").write_text("x = (\n")
+    with pytest.raises(UserError, match="train.py, line 1: is no Python"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+def test_names_with_spaces_and_umlauts_travel(project, tmp_path):
+    (project / "lib" / "über all.py").write_text("x = 'ß'\n", encoding="utf-8")
+    subprocess.run(["git", "-C", project, "add", "."], check=True)
+    Kernel.build(JOB, "me", tmp_path / "kernel")
+    assert packed(tmp_path / "kernel")["lib/über all.py"] == "x = 'ß'\n"
+
+
+def test_a_copy_inside_another_repository_is_refused(project, tmp_path):
+    shutil.rmtree(project / ".git")
+    subprocess.run(["git", "init", "--quiet", project.parent], check=True)
+    with pytest.raises(UserError, match="train.py: git does not track it, and only tracked files are packed"):
+        Kernel.build(JOB, "me", tmp_path / "kernel")
+
+
+def test_each_new_build_has_a_folder_of_its_own(project, tmp_path):
+    first, second = (Kernel.build_new(JOB, "me", tmp_path / "build") for _ in range(2))
+    assert (first.folder.name, second.folder.name) == ("mars-seventh-all-folds", "mars-seventh-all-folds-2")
+    assert Kernel.read(first.folder) == first
+    (project / "train.py").write_text("x = (")
+    with pytest.raises(UserError):
+        Kernel.build_new(JOB, "me", tmp_path / "build")
+    assert len(list((tmp_path / "build").iterdir())) == 2
+
+
+def test_the_version_stands_beside_the_kernel(project, tmp_path):
+    kernel = Kernel.build(JOB, "me", tmp_path)
+    assert kernel.version is None and kernel.pinned(7, "https://x").version == Kernel.read(tmp_path).version == 7
+    (tmp_path / "pushed.json").write_text('{"version": "7", "url": ""}')
+    with pytest.raises(UserError, match="pushed.json: version=7: must be"):
+        Kernel.read(tmp_path)
 
 
 # On Kaggle's machine, with stand-ins for the scripts
@@ -161,7 +215,8 @@ SCRIPT = """
 import json, os, pathlib, sys, time
 arguments = sys.argv[1:]
 with open("calls", "a") as stream:
-    print(pathlib.Path(__file__).stem, *arguments, os.environ.get("CUDA_VISIBLE_DEVICES"), file=stream)
+    commit, card = os.environ.get("MARS_COMMIT"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    print(pathlib.Path(__file__).stem, *arguments, commit, card, file=stream)
 if sys.argv[0].endswith("train.py"):
     fold = arguments[arguments.index("--fold") + 1]
     if "seed=1" in arguments and fold == "1":
@@ -173,8 +228,12 @@ if sys.argv[0].endswith("train.py"):
     if "seed=1" in arguments:
         time.sleep(60)
     folder = pathlib.Path("runs/seventh/fold_" + fold)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if "seed=3" in arguments and fold == "1" and not (folder / "state.npz").exists():
+        (folder / "state.npz").write_text("half")
+        time.sleep(60)
     (folder / "config.json").write_text("{}")
+    (folder / "metrics.json").write_text("{}")
 elif sys.argv[0].endswith("infer.py"):
     validation = {"plain": {"mean_iou": 0.4}, "tta": {"mean_iou": 0.5}}
     pathlib.Path("runs/seventh/validation.json").write_text(json.dumps(validation))
@@ -188,14 +247,21 @@ else:
 def kaggle(project, tmp_path):
     """Runs a kernel of SCRIPTs in a folder shaped like Kaggle's, with so many GPUs; returns process and output."""
 
-    def run(settings=(), gpus=0, data="input/competitions/mars"):
+    def run(settings=(), gpus=0, data="input/competitions/mars", cpu=True, hours=None, earlier=None):
         for name in ("train.py", "infer.py", "submission.py"):
             (project / name).write_text(SCRIPT)
         subprocess.run(["git", "-C", project, "add", "."], check=True)
-        kernel = Kernel.build(Job.asked("seventh", "all", True, ["folds=2", *settings]), "me", tmp_path / "kernel")
+        job = Job.asked("seventh", "all", True, ["folds=2", *settings], cpu, hours)
+        kernel = Kernel.build(job, "me", tmp_path / "kernel", continues=earlier is not None)
         root, tools = tmp_path / "kaggle", tmp_path / "bin"
+        if root.exists():
+            shutil.rmtree(root)
         for folder in (root / data, root / "working", tools):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        if earlier is not None:
+            shutil.copytree(earlier, root / "input" / "notebooks" / "earlier")
+            for path in [root / "input" / "notebooks", *(root / "input" / "notebooks").rglob("*")]:
+                path.chmod(0o555 if path.is_dir() else 0o444)  # as Kaggle mounts it
         (root / data / "mars_for_students.npz").touch()
         (tools / "nvidia-smi").write_text("#!/bin/sh\n" + "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'\n" * gpus)
         (tools / "nvidia-smi").chmod(0o755)
@@ -236,7 +302,7 @@ def test_failing_fold_fails_the_kernel_and_ends_the_others(kaggle):
     assert process.returncode == 1
     assert "fold 1: no memory left" in process.stdout
     assert process.stderr.splitlines()[-1] == "RuntimeError: fold 1: train.py failed with exit code 1"
-    assert not (working / "manifest.json").exists()
+    assert not json.loads((working / "manifest.json").read_text())["complete"]
     assert "infer" not in (working / "calls").read_text()
 
 
@@ -246,32 +312,45 @@ def test_missing_data_fails_the_kernel(kaggle):
     assert "accept the competition's rules" in process.stderr.splitlines()[-1]
 
 
+def test_without_a_gpu_a_kernel_stops_at_once(kaggle):
+    process, working = kaggle(cpu=False)
+    assert process.returncode == 1 and "no GPU on this machine" in process.stderr.splitlines()[-1]
+    assert not (working / "calls").exists()
+
+
+def test_the_scripts_are_told_the_commit(kaggle, project):
+    subprocess.run(["git", "-C", project, "add", "."], check=True)
+    identity = ["-c", "user.name=me", "-c", "user.email=me"]
+    subprocess.run(["git", "-C", project, *identity, "commit", "--quiet", "-m", "first"], check=True)
+    commit = subprocess.run(["git", "-C", project, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    _, working = kaggle()
+    assert f" {commit.stdout.strip()}-dirty " in (working / "calls").read_text()
+
+
+def test_a_session_ends_itself_and_another_goes_on(kaggle, tmp_path):
+    process, working = kaggle(["seed=3"], hours=2 / 3600)
+    assert process.returncode == 0 and "the time is up" in process.stdout
+    manifest = json.loads((working / "manifest.json").read_text())
+    assert not manifest["complete"] and "runs/seventh/fold_0/metrics.json" in manifest["files"]
+    assert "infer" not in (working / "calls").read_text()
+    shutil.copytree(working, tmp_path / "earlier")
+    process, working = kaggle(["seed=3"], earlier=tmp_path / "earlier")
+    assert process.returncode == 0, process.stderr
+    state = working / "runs/seventh/fold_1/state.npz"
+    assert state.read_text() == "half" and state.stat().st_mode & state.parent.stat().st_mode & 0o200
+    assert all("--resume" in line for line in (working / "calls").read_text().splitlines() if "train" in line)
+    assert json.loads((working / "manifest.json").read_text())["complete"]
+
+
+def test_the_output_of_another_job_is_not_gone_on_with(kaggle, tmp_path):
+    (tmp_path / "earlier").mkdir()
+    other = Job.asked("seventh", "all", True, ["folds=2", "seed=9"], cpu=True).model_dump()
+    (tmp_path / "earlier" / "manifest.json").write_text(json.dumps({"job": other}))
+    process, _ = kaggle(earlier=tmp_path / "earlier")
+    assert process.returncode == 1 and "no output of this job's version before" in process.stderr.splitlines()[-1]
+
+
 # Push, wait, bring home: the real client against a server that plays Kaggle
-
-
-def output_of(request: dict, digest: str = "data", **changes) -> dict[str, bytes]:
-    """What a pushed kernel leaves behind, without having trained; `changes` go into the manifest."""
-    kernel = pushed(request)
-    folder = f"runs/{kernel.job.config.experiment}"
-    files = {"masks.npz": b"masks", "submission.csv": b"id", f"{folder}/validation.json": b'{"tiles": 0}'}
-    for fold in kernel.job.folds:
-        split = {"data": {"source": digest, "digest": digest}, "fold": fold, "train": [0], "validation": [1]}
-        files[f"{folder}/fold_{fold}/config.json"] = kernel.job.config.to_json().encode()
-        files[f"{folder}/fold_{fold}/split.json"] = json.dumps(split).encode()
-        files[f"{folder}/fold_{fold}/best.weights.h5"] = f"weights of {fold}".encode()
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    job, config = kernel.job.model_dump(), kernel.job.config.model_dump()
-    manifest = {"bundle": kernel.bundle, "job": job, "config": config, "score": 0.5, "seconds": 60, "files": digests}
-    manifest |= changes
-    return {**files, "manifest.json": json.dumps(manifest).encode()}
-
-
-def pushed(request: dict) -> Kernel:
-    """The kernel in an upload."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "kernel.py").write_text(request["text"])
-        Path(folder, "kernel-metadata.json").write_text(json.dumps({"id": request["slug"], "code_file": "kernel.py"}))
-        return Kernel.read(Path(folder))
 
 
 @pytest.fixture
@@ -299,20 +378,17 @@ def start(server, tmp_path):
 
 
 @pytest.fixture
-def push(start, server):
-    """Runs push.py to its end; no run may show a secret or leave this machine."""
-
-    def push(*arguments):
-        process = start("push.py", *arguments, "--poll", "0.1")
-        stdout, stderr = process.communicate()
-        assert KEY not in stdout + stderr
-        assert not server.count("CONNECT")
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
-
-    return push
+def clock():
+    """What the scripts wait by."""
+    return FakeClock()
 
 
-TWO_FOLDS = ("seventh", "--tiny", "--set", "folds=2")
+@pytest.fixture
+def push(server, tmp_path, monkeypatch, clock):
+    """Runs push.py to its end, in this process; its kernels are without the project's scripts."""
+    scripts = Scripts(server, tmp_path, monkeypatch, clock)
+    scripts.light()
+    return lambda *arguments: scripts("kernels/push.py", *arguments)
 
 
 def test_push_brings_the_run_home(push, tmp_path, server):
@@ -358,6 +434,7 @@ def test_push_that_kaggle_refuses(push, server, answer, words):
     process = push(*TWO_FOLDS)
     assert_refused(process, *words)
     assert not server.count("GetKernelSessionStatus")
+    assert not attached(process)
 
 
 def test_failed_kernel_shows_the_end_of_its_log(push, server, tmp_path):
@@ -366,6 +443,7 @@ def test_failed_kernel_shows_the_end_of_its_log(push, server, tmp_path):
     process = push(*TWO_FOLDS)
     assert_refused(process, "tester/mars-seventh-all-folds", "ERROR", "Out of memory")
     assert "line 99" in process.stderr and "line 9\n" not in process.stderr
+    assert attached(process) == ["kernels/build/mars-seventh-all-folds"]
     assert (tmp_path / "kernels/build/mars-seventh-all-folds/log.txt").read_text().splitlines() == lines
     assert not (tmp_path / "runs").exists()
 
@@ -432,7 +510,7 @@ def test_same_run_again_replaces_it(push, tmp_path):
 def test_folds_in_several_kernels(push, server, tmp_path):
     process = push(*TWO_FOLDS, "--kernels", "2")
     assert process.returncode == 0, process.stderr
-    assert set(server.versions) == {"mars-seventh-fold-0", "mars-seventh-fold-1"}
+    assert set(server.sessions) == {"mars-seventh-fold-0", "mars-seventh-fold-1"}
     assert {path.name for path in (tmp_path / "runs/seventh").iterdir()} == {"fold_0", "fold_1"}
     assert "python infer.py runs/seventh --tta" in process.stdout
 
@@ -480,21 +558,127 @@ def test_kernel_of_somebody_else(push, server):
     assert "--attach kernels/build/mars-seventh-all-folds" in process.stderr
 
 
-def test_interrupt_leaves_the_kernel_running_and_says_how_to_wait_again(start, push, server, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_the_kernel_running_and_says_how_to_wait_again(start, push, server, tmp_path, number, code):
     server.start = lambda request: Session(["RUNNING"], files=output_of(request))
     process = start("push.py", *TWO_FOLDS, "--poll", "0.1")
     while not server.count("GetKernelSessionStatus"):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    attach = "--attach kernels/build/mars-seventh-all-folds"
-    assert attach in stderr
-    server.sessions["mars-seventh-all-folds"].states = ["COMPLETE"]
-    assert push(*attach.split()).returncode == 0
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code and KEY not in stdout + stderr
+    attach = stderr.splitlines()[-1]
+    assert attach == "python kernels/push.py --attach kernels/build/mars-seventh-all-folds"
+    server.sessions["mars-seventh-all-folds"][0].states = ["COMPLETE"]
+    assert push(*attach.split()[2:]).returncode == 0
     assert server.count("SaveKernel") == 1
     assert (tmp_path / "runs/seventh/fold_1").is_dir()
+
+
+def test_a_push_that_nobody_heard_of_again_is_found_by_attaching(push, server, tmp_path):
+    server.faults["SaveKernel"].append(Fault(502, "Bad gateway", then=True))
+    server.broken = lambda method, _: Fault(500) if method == "GetKernel" and server.count("SaveKernel") else None
+    process = push(*TWO_FOLDS)
+    assert_refused(process, "may be running")
+    server.broken = lambda method, _: None
+    (folder,) = attached(process)
+    assert push("--attach", folder).returncode == 0
+    assert json.loads((tmp_path / folder / "pushed.json").read_text())["version"] == server.count("SaveKernel") == 1
+
+
+def test_a_build_that_was_never_pushed_is_not_waited_for(push, server, tmp_path):
+    push(*TWO_FOLDS)
+    Kernel.build(Job.asked("seventh", "all", True, ["folds=2", "seed=1"]), "tester", tmp_path / "build")
+    assert_refused(
+        push("--runs", "other", "--attach", "build"),
+        "Kaggle has no version of tester/mars-seventh-all-folds with its code",
+    )
+
+
+def test_each_version_is_asked_for_by_its_number(push, server, tmp_path):
+    server.start = lambda request: Session(["RUNNING", "ERROR"], files=output_of(request))
+    process = push(*TWO_FOLDS, "--runs", "a")
+    server.start = lambda request: Session(files=output_of(request))
+    assert push(*TWO_FOLDS, "seed=1", "--runs", "b").returncode == 0
+    (folder,) = attached(process)
+    server.sessions["mars-seventh-all-folds"][0].states = ["COMPLETE"]
+    server.calls.clear()
+    assert push("--attach", folder, "--runs", "a").returncode == 0
+    assert Run.open(tmp_path / "a/seventh/fold_0").config.seed == 0
+    asked = {request["versionLabel"] for _, request in server.calls if "kernelSlug" in request}
+    assert asked == {"1"}
+
+
+def test_only_the_latest_version_is_gone_on_with(push, server):
+    server.start = lambda request: Session(["ERROR"], files=cut_off(request))
+    first, second = push(*TWO_FOLDS), push(*TWO_FOLDS)
+    process = push("--attach", *attached(first), "--resume")
+    assert_refused(process, "is version 1, and version 2 came after it", "attach to the folder of that one")
+    assert server.count("SaveKernel") == 2
+    server.start = lambda request: Session(files=output_of(request))
+    assert push("--attach", *attached(second), "--resume", "--hours", "2").returncode == 0
+    *_, request = (request for method, request in server.calls if method == "SaveKernel")
+    assert request["kernelDataSources"] == ["tester/mars-seventh-all-folds"]
+    assert request["sessionTimeoutSeconds"] == round(2.4 * 3600)
+    assert pushed(request).job.hours == 2
+
+
+def test_a_fold_that_ended_after_the_manifest_is_checked_by_its_metrics(push, server, tmp_path):
+    def start(request):
+        files = cut_off(request)
+        files["manifest.json"] = json.dumps(json.loads(files["manifest.json"]) | {"files": {}}).encode()
+        return Session(["ERROR"], files=files | {"runs/seventh/fold_0/best.weights.h5": b"?"})
+
+    server.start = start
+    assert_refused(push(*TWO_FOLDS), "fold_0/best.weights.h5 arrived damaged")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_log_is_shown_later(push, server, tmp_path):
+    push(*TWO_FOLDS)
+    server.sessions["mars-seventh-all-folds"][0].lines = ["one", "two\033[2J"]
+    process = push("--log", "kernels/build/mars-seventh-all-folds")
+    assert (process.returncode, process.stdout) == (0, "one\ntwo\n")
+    assert (tmp_path / "kernels/build/mars-seventh-all-folds/log.txt").read_text() == "one\ntwo\n"
+
+
+def test_the_log_of_a_kernel_that_runs_is_followed_by_attaching(push, server):
+    push(*TWO_FOLDS)
+    session = server.sessions["mars-seventh-all-folds"][0]
+    session.states, session.lines = ["RUNNING"], []
+    process = push("--log", "kernels/build/mars-seventh-all-folds")
+    assert_refused(process, "running", "--attach kernels/build/mars-seventh-all-folds --log")
+
+
+def test_the_whole_log_is_followed(push, server):
+    states = ["QUEUED", *["RUNNING"] * 5, "COMPLETE"]
+    server.start = lambda request: Session(list(states), ["one"], output_of(request))
+    printed = iter(["two", "three", "four"])
+    original = KaggleServer.GetKernelSessionStatus
+
+    def status(request):
+        session = server.session(request)
+        if len(session.states) < len(states):
+            session.lines += [line for line in [next(printed, None)] if line]
+        return original(server, request)
+
+    server.GetKernelSessionStatus = status
+    lines = push(*TWO_FOLDS, "--log").stdout.splitlines()
+    assert [line for line in lines if line in ("one", "two", "three", "four")] == ["one", "two", "three", "four"]
+
+
+def test_a_kernel_on_the_cpu_asks_for_no_gpu_and_no_quota(push, server):
+    server.used = 30
+    assert push(*TWO_FOLDS, "--cpu").returncode == 0
+    (request,) = (request for method, request in server.calls if method == "SaveKernel")
+    assert not request["enableGpu"] and "machineShape" not in request
+    assert pushed(request).job.cpu and pushed(request).job.config.precision != "mixed_float16"
+
+
+def test_what_a_job_takes_is_known_from_the_last_like_it(push, server):
+    assert "1.6 h, by the seventh's longest fold in the README" in push(*TWO_FOLDS).stdout
+    assert "0.0 h, by kernels/build/mars-seventh-all-folds/output/manifest.json" in push(*TWO_FOLDS).stdout
 
 
 def test_attach_to_no_kernel(push):
@@ -505,21 +689,36 @@ def test_attach_to_no_kernel(push):
 
 
 class Machine(Session):
-    """Kaggle's machine: really runs what is pushed, in a folder of its own that holds the kernel and the data alone."""
+    """Kaggle's machine: really runs what is pushed, in a folder of its own that holds the kernel and the data alone.
 
-    def __init__(self, request: dict, root: Path, data: Path):
-        self._working, self._log = root / "working", root / "log"
+    Args:
+        earlier: the machine of the version whose output is mounted, where the kernel asks for it.
+        killed_by: a file that, once it is there, ends it as Kaggle ends a session: with SIGKILL for all processes.
+    """
+
+    def __init__(
+        self, request: dict, root: Path, data: Path, earlier: "Machine | None" = None, killed_by: str | None = None
+    ):
+        self.working, self._log = root / "working", root / "log"
         mounted = root / "input" / COMPETITION
-        for folder in (self._working, mounted):
+        for folder in (self.working, mounted):
             folder.mkdir(parents=True)
         shutil.copy(data, mounted / "mars_for_students.npz")
+        for source in request.get("kernelDataSources", ()):
+            shutil.copytree(earlier.working, root / "input" / "notebooks" / source)
         (root / "kernel.py").write_text(request["text"])
-        nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-        quiet_cpu = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {"PATH": os.environ["PATH"], "MARS_KAGGLE_ROOT": str(root), **quiet_cpu, **nowhere}
         with open(self._log, "w") as log:
-            command = [sys.executable, "kernel.py"]
-            self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            command, environment = [sys.executable, "kernel.py"], machine_environment(MARS_KAGGLE_ROOT=str(root))
+            self.process = subprocess.Popen(
+                command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        if killed_by:
+            threading.Thread(target=self._kill_when, args=(self.working / killed_by,), daemon=True).start()
+
+    def _kill_when(self, path: Path) -> None:
+        while not path.exists() and self.process.poll() is None:
+            time.sleep(0.002)
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def state(self) -> str:
         """By the process."""
@@ -531,8 +730,15 @@ class Machine(Session):
 
     def output(self) -> dict[str, bytes]:
         """What it has left in /kaggle/working."""
-        files = (path for path in self._working.rglob("*") if path.is_file())
-        return {path.relative_to(self._working).as_posix(): path.read_bytes() for path in files}
+        files = (path for path in self.working.rglob("*") if path.is_file())
+        return {path.relative_to(self.working).as_posix(): path.read_bytes() for path in files}
+
+
+def machine_environment(**more: str) -> dict[str, str]:
+    """Of processes that have no network and no GPU."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    quiet_cpu = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    return {"PATH": os.environ["PATH"], **quiet_cpu, **nowhere, **more}
 
 
 @pytest.fixture
@@ -547,23 +753,61 @@ def data(tmp_path) -> Path:
     return tmp_path / "data.npz"
 
 
-def test_the_bundled_kernel_trains_and_its_masks_are_submitted(push, server, tmp_path, data):
-    server.start = lambda request: Machine(request, tmp_path / "kaggle", data)
-    smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 copy_paste=0 epochs=1 batch_size=8 precision=float32"
-    process = push("seventh", "--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip")
-    assert process.returncode == 0, process.stderr
-    for fold in (0, 1):
-        run = Run.open(tmp_path / f"runs/seventh/fold_{fold}")
-        assert run.metrics().epochs == 1
-        assert len(run.split.validation) == 20
-    manifest = json.loads((tmp_path / "kernels/build/mars-seventh-all-folds/output/manifest.json").read_text())
+def arrays(path: Path) -> dict[str, bytes]:
+    """The arrays in an HDF5 file, to the bit."""
+    found: dict[str, bytes] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()].tobytes()} if hasattr(item, "shape") else {}))
+    return found
+
+
+def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted(
+    server, tmp_path, data, monkeypatch, clock
+):
+    machines: list[Machine] = []
+
+    def start(request: dict) -> Machine:
+        earlier = machines[-1] if machines else None
+        killed_by = None if earlier else "runs/seventh/fold_1/state.npz"
+        machines.append(Machine(request, tmp_path / f"kaggle_{len(machines)}", data, earlier, killed_by))
+        return machines[-1]
+
+    server.start, clock.real = start, 1.0
+    run = Scripts(server, tmp_path, monkeypatch, clock)
+    smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 oversample=1 epochs=4 batch_size=8 precision=float32"
+    settings = ["--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip"]
+    commit = packing.commit()
+    process = run("kernels/push.py", "seventh", *settings, "--cpu", "--poll", "1")
+    assert_refused(process, "ended as ERROR", "finished folds in place: 0; missing: 1")
+    assert (tmp_path / "runs/seventh/fold_0/metrics.json").exists()
+    assert not (machines[0].working / "runs/seventh/fold_1/metrics.json").exists()  # killed in time
+    assert not (tmp_path / "runs/seventh/fold_1").exists()
+
+    (folder,) = attached(process)
+    process = run("kernels/push.py", "--attach", folder, "--resume", "--poll", "1")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "fold 0: runs/seventh/fold_0: finished before" in "\n".join(machines[1].log())
+    assert re.search("fold 1: resumed after epoch [1-3]\n", "\n".join(machines[1].log()))
+
+    kept, weights = "runs/seventh/fold_0/best.weights.h5", "best.weights.h5"
+    assert (tmp_path / kept).read_bytes() == (machines[0].working / kept).read_bytes()
+    command = [sys.executable, ROOT / "train.py", "seventh", *settings, "--data", data, "--runs", "uninterrupted"]
+    command[command.index("all")] = "1"
+    subprocess.run(command, cwd=tmp_path, env=machine_environment(), check=True, capture_output=True)
+    runs = [Run.open(tmp_path / place / "seventh/fold_1") for place in ("runs", "uninterrupted")]
+    gone_on, whole = (run.metrics().model_dump(exclude={"seconds", "files"}) for run in runs)
+    assert gone_on == whole and whole["epochs"] == 4
+    gone_on, whole = (arrays(run.folder / weights) for run in runs)
+    assert gone_on == whole and len(whole) > 10
+
+    folder = tmp_path / "kernels/build/mars-seventh-all-folds-2/output"
+    manifest = json.loads((folder / "manifest.json").read_text())
     validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())
     assert manifest["score"] == validation["tta"]["mean_iou"] and validation["tiles"] == 40
     assert manifest["config"] == json.loads((tmp_path / "runs/seventh/fold_0/config.json").read_text())
+    assert json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"] == commit
 
-    masks = "runs/seventh/masks.npz"
-    command = [sys.executable, ROOT / "submission.py", masks, "--submit", "-m", "cycle", "--data", data]
-    subprocess.run(command, cwd=tmp_path, env=server.environment(tmp_path / "home"), check=True)
-    encoded = (tmp_path / "kernels/build/mars-seventh-all-folds/output/submission.csv").read_bytes()
+    process = run("submission.py", "runs/seventh/masks.npz", "--submit", "-m", "cycle", "--data", data)
+    assert process.returncode == 0, process.stderr
     with zipfile.ZipFile(io.BytesIO(server.submissions[0]["file"])) as archive:
-        assert archive.read("submission.csv") == encoded
+        assert archive.read("submission.csv") == (folder / "submission.csv").read_bytes()

@@ -23,7 +23,7 @@ def test_there_are_at_least_sixty_different_faults():
 @pytest.mark.parametrize("file", sorted({mutant.file for mutant in TABLE}))
 def test_every_row_still_applies(file, tmp_path):
     text = (ROOT / file).read_text()
-    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     for mutant in TABLE:
         if mutant.file == file:
             (tmp_path / file).write_text(text)

@@ -6,9 +6,9 @@ import hashlib
 import shutil
 import sys
 import zipfile
-import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from lib.archive import readable
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.files import replacing, sha256
 from lib.kaggle.client import Kaggle
@@ -32,14 +32,11 @@ def download(kaggle: Kaggle, path: Path, bar: bool) -> None:
 
 
 def _extract(archive: Path, path: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as members:
-            # A data file that came bare is an archive itself, of arrays
-            found = [name for name in members.namelist() if Path(name).name == DATA_FILE]
-            with members.open(found[0]) if found else open(archive, "rb") as source:
-                _copy(source, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{archive.name}: not a whole archive ({error}); run the download again") from None
+    with readable(archive.name, "archive", "run the download again"), zipfile.ZipFile(archive) as members:
+        # A data file that came bare is an archive itself, of arrays
+        found = [name for name in members.namelist() if PurePosixPath(name).name == DATA_FILE]
+        with members.open(found[0]) if found else open(archive, "rb") as source:
+            _copy(source, path)
 
 
 def _copy(source, path: Path) -> None:
@@ -48,6 +45,8 @@ def _copy(source, path: Path) -> None:
         while block := source.read(1 << 20):
             target.write(block)
             digest.update(block)
+            if target.tell() > DATA_BYTES:  # a few bytes may unpack to more than a disk holds
+                raise UserError(f"{DATA_FILE}: more than its {DATA_BYTES:,} bytes came; run the download again")
         if target.tell() != DATA_BYTES or digest.hexdigest() != DATA_SHA256:
             raise UserError(
                 f"{DATA_FILE}: {target.tell():,} bytes with SHA-256 {digest.hexdigest()[:12]} came, not "
@@ -68,7 +67,7 @@ def main() -> None:
             raise UserError(f"{args.out}: is not the competition's file; move it away or choose another --out")
         console.line(f"{args.out} is there already")
     else:
-        download(Kaggle(), args.out, bar=not console.silent and sys.stderr.isatty())
+        download(Kaggle(console), args.out, bar=not console.silent and sys.stderr.isatty())
         console.line(f"{args.out}: {DATA_BYTES:,} bytes, SHA-256 as known")
     console.result(path=str(args.out), sha256=DATA_SHA256)
 
