@@ -168,12 +168,10 @@ def test_each_job_gets_a_card_or_its_share_of_the_cores(nodes, at_once, wanted, 
 def test_no_more_at_a_time_than_asked_for(tmp_path):
     jobs = [Job("first", fold, runs=tmp_path) for fold in range(5)]
     ray = Pretended({job: [[]] for job in jobs})
-    ray.wait = lambda streams, timeout: ([], []) if len(streams) > 3 else (streams[:1], streams[1:])
-    running = []
-    dealer = cluster._Dealer(ray, 3, QUIET)
-    begin = dealer._begin
-    dealer._begin = lambda job: running.append(job) or begin(job)
-    assert dealer.run(jobs) == [None] * 5 and running == jobs
+    asked = []
+    ray.wait = lambda streams, timeout: asked.append(len(streams)) or (streams[:1], streams[1:])
+    assert deal(ray, jobs, 3) == [None] * 5 and asked == [3, 3, 3, 2, 1]
+    assert [job for job, *_ in ray.begun] == jobs
 
 
 def test_ctrl_c_cancels_what_is_running(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -108,13 +109,14 @@ def advance(job: Job, epochs: int) -> None:
 
 
 def test_a_line_for_each_epoch_of_each_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(jobs, "LOOK", 3600)  # it looks once more at the end
+    monkeypatch.setattr(jobs, "LOOK", 0.01)
     some = [Job("first", 0, ("epochs=4",), runs=tmp_path / name) for name in ("a", "b", "c")]
     advance(some[2], 4)
     write_text(some[2].folder / METRICS, "{}")
     with watching(some, Console()):
         advance(some[0], 2)
         write_text(some[1].folder / HISTORY, "epoch,loss\n1,half a fi")
+        time.sleep(0.2)  # it looks again and again, and once more at the end
     assert capsys.readouterr().out == "a/first/fold_0: epoch   2/4  mean IoU 0.2000  35 tiles/s  2 min left\n"
     with watching(some, Console(quiet=True)):
         advance(some[0], 3)

@@ -46,9 +46,10 @@ def result(capsys) -> dict:
 def test_every_experiment_trains_infers_and_submits(name, data, tmp_path, monkeypatch, capsys):
     runs, masks, csv = tmp_path / "runs", tmp_path / "masks.npz", tmp_path / "submission.csv"
     taught = EXPERIMENTS[name].changes.get("semi") == "pseudo"
-    shallow = [] if "depth" in EXPERIMENTS[name].changes else ["depth=2"]  # where the depth is not what it is about
+    small = [*SMALL, "views=identity,hflip+shift(0,8)"]
+    small += [] if "depth" in EXPERIMENTS[name].changes else ["depth=2"]  # where the depth is not what it is about
     for one in (*(["best"] if taught else []), name):
-        call(monkeypatch, train, one, "--tiny", "--data", data, "--runs", runs, "--json", "--set", *SMALL, *shallow)
+        call(monkeypatch, train, one, "--tiny", "--data", data, "--runs", runs, "--json", "--set", *small)
     trained = result(capsys)["runs"][0]
     assert ("teacher" in trained) == taught
     assert trained["epochs"] == 2
