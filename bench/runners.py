@@ -25,6 +25,7 @@ from lib.schema import option
 LOOK = 0.2  # seconds between two looks at the memory of trainings
 EXPERIMENT = ("best", "--tiny", "--fold", "all", "--seeds", "0,1")
 QUICK = ("epochs=2",)
+TILES = 120  # labelled ones
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     rows: list[tuple[str, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "terrain.npz")
-        run(["-m", "lib.terrain", "--out", str(data), "--quiet"])
+        run(["-m", "lib.terrain", "--out", str(data), "--train", str(TILES), "--test", "10", "--quiet"])
         for number, (name, options) in enumerate(ways.items()):
             command = ["train.py", *EXPERIMENT, *options, "--data", str(data), "--runs", str(Path(folder, str(number)))]
             begun = time.perf_counter()
