@@ -20,6 +20,7 @@ import numpy as np
 
 from lib import data
 from lib.bootstrap import DRAWS, LEVEL, Interval
+from lib.children import gpus
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.evaluation import System
 from lib.experiments import make_config
@@ -130,14 +131,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folds", type=option(Positive), default=3, metavar="N", help="the first N folds; default 3")
     parser.add_argument("--minutes", type=option(Minutes), default=8.0, metavar="N", help="of a training; default 8")
     parser.add_argument(
-        "--jobs", type=option(Positive), default=os.cpu_count() or 1, help="trainings at a time; default: one a core"
+        "--jobs", type=option(Positive), metavar="N", help="trainings at a time; default: one for each GPU, or core"
     )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all trainings alike"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs lie")
     add_console_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.jobs = args.jobs or len(gpus()) or os.cpu_count() or 1
+    return args
 
 
 def job(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> Job:

@@ -18,7 +18,7 @@ MODULES = {
 }
 # Too slow for `--help`, or absent where one backend alone is installed
 HEAVY = {"jax", "kaggle", "kagglesdk", "keras", "keras_cv", "matplotlib", "optuna", "pandas", "PIL", "requests"}
-HEAVY |= {"scipy", "sklearn", "tensorflow", "tqdm", "imagehash"}
+HEAVY |= {"scipy", "sklearn", "tensorflow", "tqdm", "imagehash", "ray", "rasterio"}
 
 
 def imported(tree: ast.AST) -> set[str]:
