@@ -37,6 +37,7 @@ from lib.console import Console, UserError, add_console_options, run_main
 from lib.decision import ARGMAX, DECISION, Decision, Gain, Member
 from lib.experiments import make_config
 from lib.files import sha256
+from lib.kaggle import home
 from lib.kaggle.kernel import Job, Kernel, Manifest
 from lib.kaggle.submit import read_journal
 from lib.npz import write_array
@@ -124,7 +125,6 @@ def build(folder: Path) -> None:
 
 def kinds(folder: Path) -> list[Kind]:
     """Every kind of file in a folder that `build` filled. Builds a network to read weights into."""
-    from kernels import push
     from lib.callbacks import Checkpoint
     from lib.training import compile_model
 
@@ -151,10 +151,9 @@ def kinds(folder: Path) -> list[Kind]:
         values = [np.asarray(variable.numpy()) for variable in (*model.variables, *model.optimizer.variables)]
         return (checkpoint.history, checkpoint.best_epoch, checkpoint.stopped, values), None
 
-    def read_manifest(output: Path):
-        kernel = Kernel(output, "user/kernel", "ab", _job())
-        push.check_output(kernel, output)
-        return None, push.read_manifest(kernel, output)
+    def read_manifest(folder: Path):
+        manifest, _ = home.check_output(Kernel(folder, "user/kernel", "ab", _job()))
+        return None, manifest
 
     def read_store(path: Path):
         stored = Stored(path)
@@ -183,7 +182,7 @@ def kinds(folder: Path) -> list[Kind]:
         (experiment / DECISION, lambda path: (Decision.read(path, ""), None), ""),
         (folder / "submission.csv", lambda path: (None, list(encoding.read(path))), LABELS),
         (journal, lambda path: (None, read_journal(path)), JOURNAL),
-        (folder / "output" / "manifest.json", lambda path: read_manifest(path.parent), NOTES),
+        (folder / "output" / "manifest.json", lambda path: read_manifest(path.parent.parent), NOTES),
     ):
         found.append(Kind(path.name, path, lambda read=read, path=path: read(path), text=True, free=free))
     zipped = folder / "submission.csv.zip"

@@ -42,11 +42,7 @@ def bring_home(kaggle: Kaggle, ended: Ended, runs: Path) -> tuple[list[int | Non
         with locked(output):
             shutil.rmtree(output, ignore_errors=True)
             kaggle.output(kernel.name, kernel.version, output)
-            manifest = read_manifest(kernel)
-            if manifest.bundle != kernel.bundle:
-                raise UserError(f"{kernel.name}: its output is of build {manifest.bundle}, not {kernel.bundle}")
-            done = list(kernel.job.folds) if manifest.complete else finished(kernel, output)
-            check_files(kernel, output, manifest, done)
+            _, done = check_output(kernel)
             place(kernel, output, runs, done)
     except UserError as error:
         show_log(kaggle, kernel)
@@ -80,6 +76,17 @@ def fetch_log(kaggle: Kaggle, kernel: Kernel) -> list[str]:
     with replacing(kernel.folder / LOG, encoding="utf-8") as stream:
         stream.write("".join(line + "\n" for line in lines))
     return lines
+
+
+def check_output(kernel: Kernel) -> tuple[Manifest, list[int | None]]:
+    """What the kernel says of its output, and the folds that are finished there. Raises UserError where it is not whole
+    or not of this build."""
+    manifest, output = read_manifest(kernel), kernel.folder / OUTPUT
+    if manifest.bundle != kernel.bundle:
+        raise UserError(f"{kernel.name}: its output is of build {manifest.bundle}, not {kernel.bundle}")
+    done = list(kernel.job.folds) if manifest.complete else finished(kernel, output)
+    check_files(kernel, output, manifest, done)
+    return manifest, done
 
 
 def read_manifest(kernel: Kernel) -> Manifest:
