@@ -58,8 +58,8 @@ def main() -> None:
     runner = find_runner(args, len(configs) * len(folds))
     if args.minutes and (runner or len(configs) > 1):
         raise UserError("--minutes: is for the folds of one seed, one after the other; set epochs in its place")
-    dataset = data.load(args.data)
     try:
+        dataset = data.load(args.data)
         if runner:
             done = deal_out(configs, folds, runner, dataset, args, console)
         else:

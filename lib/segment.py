@@ -1,6 +1,6 @@
 """Camera frames of any size to masks: a folder of pictures in, a folder of indexed PNGs and pictures to look at out.
 
-    failed = segment_all(ensemble, folder, out, console)      # every frame that is not finished yet
+    found = segment_all(ensemble, folder, out, console)       # every frame that is not finished yet
     segment(path, out, ensemble)                              # one of them; in any process, again as often as one likes
 
 `<name>_mask.png` has a pixel for each of the frame's, whose value is the class; `<name>_beside.png` shows both side by
