@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,26 +191,26 @@ class _Dealer:
 
     def _begin(self, job: Job):
         """The stream of what a job's task sends."""
-        before = [self._files(path, job.runs) for path in job.needs]
+        before = [self._once(path, partial(_needed, path, job.runs)) for path in job.needs]
         own = Files.of(job.folder, job.runs, {})
         before += [self._ray.put(own)] if own else []
-        data = job.data or default_file()
-        return self._task.remote(job, self._data(Path(data)) if data else None, before, self._threads)
+        path = job.data or default_file()
+        data = self._once(Path(path), partial(np.fromfile, path, np.uint8)) if path else None
+        return self._task.remote(job, data, before, self._threads)
 
-    def _files(self, path: Path, runs: Path):
-        """A file or a run's files in the object store, once for all jobs."""
+    def _once(self, path: Path, read: Callable[[], Any]):
+        """What is read of a path, in the object store; once for all jobs."""
         if path not in self._stored:
-            found = Files.of(path, runs, {})
-            if found is None:
-                raise UserError(f"{path}: is missing, or is being written just now; start again when it is there")
-            self._stored[path] = self._ray.put(found)
+            self._stored[path] = self._ray.put(read())
         return self._stored[path]
 
-    def _data(self, path: Path):
-        """The data file in the object store."""
-        if path not in self._stored:
-            self._stored[path] = self._ray.put(np.fromfile(path, np.uint8))
-        return self._stored[path]
+
+def _needed(path: Path, runs: Path) -> Files:
+    """A file, or a run's files, that a job reads. Raises UserError where there are none."""
+    found = Files.of(path, runs, {})
+    if found is None:
+        raise UserError(f"{path}: is missing, or is being written just now; start again when it is there")
+    return found
 
 
 def _take(job: Job, files: Files) -> None:
