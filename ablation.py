@@ -26,7 +26,7 @@ from lib.evaluation import System
 from lib.experiments import make_config
 from lib.files import replacing
 from lib.frames import mosaic_beside
-from lib.jobs import Here, Job
+from lib.jobs import Here, Training, watching
 from lib.judge import Pooled, compare, ground, settle
 from lib.neighbours import Judged, clues_for_validation
 from lib.predict import PLAIN
@@ -115,7 +115,9 @@ def main() -> None:
     rows: list[dict] = []
     for fold in range(args.folds):
         for some in (others, taught):
-            runner.run([job(part, fold, folder, args) for part in some], console)
+            jobs = [job(part, fold, folder, args) for part in some]
+            with watching(jobs, console):
+                runner.run(jobs, console)
         rows, text = table(folder, parts, fold + 1, args, console)
         with replacing(folder / TABLE) as stream:
             stream.write(text)
@@ -143,10 +145,10 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def job(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> Job:
+def job(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> Training:
     """The training of a part; None: BASE itself."""
     settings = (*args.set, *(part.changes if part else ()))
-    return Job(BASE, fold, settings, tiny=True, minutes=args.minutes, data=args.data, runs=folder)
+    return Training(BASE, fold, settings, tiny=True, minutes=args.minutes, data=args.data, runs=folder)
 
 
 def table(

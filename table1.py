@@ -18,7 +18,7 @@ from lib.config import Seed
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import EXPERIMENTS, make_config
 from lib.files import replacing
-from lib.jobs import Here, Job
+from lib.jobs import Here, Training, watching
 from lib.records import Environment, Positive, Validation
 from lib.runs import ADVICE, ENVIRONMENT, VALIDATION, find_runs
 from lib.schema import option
@@ -78,13 +78,14 @@ def main() -> None:
     folder = args.runs / f"table1-{args.setting}"
     pairs = [(name, seed) for name in args.experiments for seed in seeds]
     jobs = [
-        Job(name, fold, (f"seed={seed}", *overrides), setting.tiny, data=args.data, runs=folder / f"seed_{seed}")
+        Training(name, fold, (f"seed={seed}", *overrides), setting.tiny, data=args.data, runs=folder / f"seed_{seed}")
         for name, seed in pairs
         for fold in config.chosen_folds(args.fold)
     ]
     told = [*(["--tiny"] if setting.tiny else []), *overrides]
     console.facts(table=folder / "table1.md", trainings=len(jobs), settings=" ".join(told))
-    Here(args.jobs).run(jobs, console)
+    with watching(jobs, console):
+        Here(args.jobs).run(jobs, console)
     children = Children(args.jobs)
 
     def score(pair: tuple[str, int]) -> dict:

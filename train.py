@@ -31,7 +31,7 @@ from lib.context import Surroundings, show
 from lib.experiments import EXPERIMENTS, make_config
 from lib.frames import Mosaic, kept_in, mosaic_beside
 from lib.groups import FOLDS_BY
-from lib.jobs import Here, Job, Runner
+from lib.jobs import Here, Runner, Training, watching
 from lib.locks import locked
 from lib.metrics import percent
 from lib.probabilities import ValidationTiles
@@ -163,14 +163,15 @@ def deal_out(
     if args.tensorboard:
         raise UserError("--tensorboard: is for trainings one after the other; leave it out, or --jobs and --ray")
     jobs = [job for config in configs for job in jobs_of(config, folds, dataset, args, console)]
-    runner.run(jobs, console)
+    with watching(jobs, console):
+        runner.run(jobs, console)
     runs = [Run.open(job.folder) for job in jobs]
     return [(run, run.metrics()) for run in runs]
 
 
 def jobs_of(
     config: Config, folds: Sequence[int | None], dataset: data.Dataset, args: argparse.Namespace, console: Console
-) -> list[Job]:
+) -> list[Training]:
     """The trainings of a config. What one of them would be refused for is said now, and not when its turn comes."""
     tell(config, dataset, console)
     splits = Split.each(dataset, config, folds)
@@ -182,7 +183,7 @@ def jobs_of(
         needs = [[*its, kept] for its in needs]
     settings = (*args.set, f"experiment={config.experiment}", f"seed={config.seed}")
     return [
-        Job(args.experiment, fold, settings, args.tiny, data=args.data, runs=args.runs, needs=tuple(its))
+        Training(args.experiment, fold, settings, args.tiny, data=args.data, runs=args.runs, needs=tuple(its))
         for fold, its in zip(folds, needs)
     ]
 
@@ -248,8 +249,8 @@ def train(
             else:
                 from lib.training import train_fold  # Keras takes seconds to load: only now
 
-                watched = watching(args.tensorboard, run, dataset, mosaic)
-                results.append(train_fold(run, dataset, console, watched, mosaic, taught(run, next(waiting))))
+                boards = for_tensorboard(args.tensorboard, run, dataset, mosaic)
+                results.append(train_fold(run, dataset, console, boards, mosaic, taught(run, next(waiting))))
     return list(zip(runs, results))
 
 
@@ -266,7 +267,7 @@ def epochs_begun(folder: Path, config: Config) -> int | None:
     return None
 
 
-def watching(folder: Path | None, run: Run, dataset: data.Dataset, mosaic: Mosaic | None) -> tuple:
+def for_tensorboard(folder: Path | None, run: Run, dataset: data.Dataset, mosaic: Mosaic | None) -> tuple:
     """The callbacks of --tensorboard for one run; none without it."""
     if folder is None:
         return ()

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,42 +33,45 @@ from lib.children import HERE, THREADS, complaint
 from lib.console import Console, UserError
 from lib.data import default_file
 from lib.files import replacing
-from lib.jobs import Job, raise_failures, watching
+from lib.jobs import Job, files_in, raise_failures
 from lib.locks import locked
-from lib.runs import METRICS
 
 TRIES = 5  # of a job whose workers are lost
 PASSED_ON = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")  # environment variables
-LOOK = 0.5  # seconds between two looks at a training's files
+LOOK = 0.5  # seconds between two looks at a job's files
 
 
 @dataclass(frozen=True)
 class Files:
     """What changed below a folder of runs: contents by path, in the order in which they were written.
 
-    `stamps`: of all files there, changed or not.
+    `stamps`: of all files there, changed or not. `gone`: paths that are not there any more.
     """
 
     changed: dict[str, bytes]
     stamps: dict[str, tuple[int, int]]
+    gone: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, path: Path, runs: Path, known: dict[str, tuple[int, int]]) -> Files | None:
-        """A file, or those right in a folder; None where all are as `known`, or one is being written just now.
+    def of(cls, find: Callable[[], Iterable[Path]], runs: Path, known: dict[str, tuple[int, int]]) -> Files | None:
+        """Of the files that `find` finds; None where all are as `known`, or one is being written just now.
 
-        So what is read is what a training would leave that was killed at this moment.
+        So what is read is what a job would leave that was killed at this moment.
         """
-        stamps = _stamps(path, runs)
+        stamps = _stamps(find(), runs)
         if stamps == known:
             return None
         try:
             changed = {name: (runs / name).read_bytes() for name in stamps if known.get(name) != stamps[name]}
         except FileNotFoundError:
             return None
-        return cls(changed, stamps) if _stamps(path, runs) == stamps else None
+        gone = tuple(name for name in known if name not in stamps)
+        return cls(changed, stamps, gone) if _stamps(find(), runs) == stamps else None
 
     def write(self, runs: Path) -> None:
         """Writes what changed, in order, so that a run can be resumed wherever this is cut off."""
+        for name in self.gone:  # first: a run that is trained for longer has not ended any more
+            (runs / name).unlink(missing_ok=True)
         for name, content in self.changed.items():
             with replacing(runs / name, "wb") as stream:
                 stream.write(content)
@@ -96,9 +99,9 @@ class Cluster:
     def run(self, jobs: Sequence[Job], console: Console) -> None:
         """As lib.jobs.Runner says. Raises UserError, too, where Ray is not installed or nobody answers."""
         with ExitStack() as held:
-            for job in jobs:
-                held.enter_context(locked(job.folder))
-            with _connected(self._address) as ray, watching(jobs, console):
+            for path in filter(None, (job.alone for job in jobs)):
+                held.enter_context(locked(path))
+            with _connected(self._address) as ray:
                 raise_failures(_Dealer(ray, self._at_once, console).run(jobs))
 
 
@@ -147,7 +150,7 @@ class _Dealer:
         self._threads = {} if cards else dict.fromkeys(THREADS, str(share))
         wanted = {"num_cpus": 0, "num_gpus": 1} if cards else {"num_cpus": share}
         # Ray would begin a lost one anew; here it goes on with what came back of it
-        self._task = ray.remote(max_retries=0, **wanted)(_train)
+        self._task = ray.remote(max_retries=0, **wanted)(_work)
         self._stored: dict[Path, Any] = {}
 
     def run(self, jobs: Sequence[Job]) -> list[str | None]:
@@ -164,14 +167,14 @@ class _Dealer:
                 for stream in self._ray.wait(list(running), timeout=1)[0]:
                     job, answer = running[stream], self._next(stream)
                     if isinstance(answer, Files):
-                        _take(job, answer)
+                        answer.write(job.runs)
                         continue
                     del running[stream]
                     if answer and answer.again and tries[job] < TRIES:
-                        self._console.line(f"{job.folder}: {answer.reason}; handed out again")
+                        self._console.line(f"{job.name}: {answer.reason}; handed out again")
                         waiting.append(job)
                     else:
-                        errors[job] = f"{job.folder}: {answer.reason}" if answer else None
+                        errors[job] = f"{job.name}: {answer.reason}" if answer else None
         except KeyboardInterrupt:
             for stream in running:
                 self._ray.cancel(stream)
@@ -192,7 +195,7 @@ class _Dealer:
     def _begin(self, job: Job):
         """The stream of what a job's task sends."""
         before = [self._once(path, partial(_needed, path, job.runs)) for path in job.needs]
-        own = Files.of(job.folder, job.runs, {})
+        own = Files.of(partial(job.files, job.runs), job.runs, {})
         before += [self._ray.put(own)] if own else []
         path = job.data or default_file()
         data = self._once(Path(path), partial(np.fromfile, path, np.uint8)) if path else None
@@ -206,27 +209,19 @@ class _Dealer:
 
 
 def _needed(path: Path, runs: Path) -> Files:
-    """A file, or a run's files, that a job reads. Raises UserError where there are none."""
-    found = Files.of(path, runs, {})
+    """A file, or those right in a folder, that a job reads. Raises UserError where there are none."""
+    found = Files.of(lambda: [path] if path.is_file() else files_in(path), runs, {})
     if found is None:
         raise UserError(f"{path}: is missing, or is being written just now; start again when it is there")
     return found
 
 
-def _take(job: Job, files: Files) -> None:
-    """Writes what came back of a job."""
-    ended = job.folder / METRICS
-    if ended.relative_to(job.runs).as_posix() not in files.stamps:
-        ended.unlink(missing_ok=True)  # one that is trained for longer has not ended any more
-    files.write(job.runs)
-
-
-def _train(job: Job, data: np.ndarray | None, before: list, threads: dict[str, str]) -> Iterator[Files | Failure]:
-    """The task: trains in a folder of its own, and sends what changes there.
+def _work(job: Job, data: np.ndarray | None, before: list, threads: dict[str, str]) -> Iterator[Files | Failure]:
+    """The task: runs a job in a folder of its own, and sends what changes there.
 
     Args:
         data: the data file's bytes, (n,) uint8; None: the default data.
-        before: references to Files that the training goes on from, or reads.
+        before: references to Files that the job goes on from, or reads.
         threads: environment variables that say how many it may use.
     """
     import ray
@@ -236,15 +231,15 @@ def _train(job: Job, data: np.ndarray | None, before: list, threads: dict[str, s
         for files in ray.get(before):
             files.write(runs)
         path = None if data is None else str(_on_disk(data))
-        own = job.folder.relative_to(job.runs)
-        known = _stamps(runs / own, runs)
-        command = [sys.executable, "train.py", *job.words(runs, path), "--quiet"]
+        find = partial(job.files, runs)
+        known = _stamps(find(), runs)
+        command = [sys.executable, job.script, *job.words(runs, path), "--quiet"]
         child = subprocess.Popen(command, stderr=errors, env=os.environ | threads, preexec_fn=_end_with_parent)
         try:
             running = True
             while running:
                 running = child.poll() is None
-                if found := Files.of(runs / own, runs, known):
+                if found := Files.of(find, runs, known):
                     known = found.stamps
                     yield found
                 if running:
@@ -270,14 +265,13 @@ def _on_disk(data: np.ndarray) -> Path:
     return path
 
 
-def _stamps(path: Path, runs: Path) -> dict[str, tuple[int, int]]:
+def _stamps(paths: Iterable[Path], runs: Path) -> dict[str, tuple[int, int]]:
     """When each file was written, in ns, and its size in bytes; the oldest first."""
     found = {}
-    for file in path.iterdir() if path.is_dir() else [path]:
+    for path in paths:
         with suppress(FileNotFoundError):
-            if file.is_file():
-                status = file.stat()
-                found[file.relative_to(runs).as_posix()] = status.st_mtime_ns, status.st_size
+            status = path.stat()
+            found[path.relative_to(runs).as_posix()] = status.st_mtime_ns, status.st_size
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 

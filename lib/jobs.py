@@ -1,9 +1,10 @@
-"""Trainings as a list of jobs that a runner deals out; each is a train.py of its own.
+"""Lists of jobs that a runner deals out; each is a script of its own, most often a training.
 
-    jobs = [Job("best", fold, runs=runs) for fold in range(5)]
-    Here(at_once=2).run(jobs, console)                   # on this machine; lib.cluster.Cluster: on any number of them
+    jobs = [Training("best", fold, runs=runs) for fold in range(5)]
+    with watching(jobs, console):
+        Here(at_once=2).run(jobs, console)              # on this machine; lib.cluster.Cluster: on any number of them
 
-A job that has ended is not trained again, and an unfinished one goes on where it stopped.
+A training that has ended is not trained again, and an unfinished one goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lib.children import Children
 from lib.config import Config
@@ -27,9 +28,43 @@ from lib.runs import ADVICE, CONFIG, HISTORY, METRICS, fold_folder
 LOOK = 0.5  # seconds between two looks at the run folders
 
 
+class Job(Protocol):
+    """A script with its arguments, and what travels where its machine shares no disk with this one."""
+
+    @property
+    def script(self) -> str:
+        """Its file name."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the job."""
+
+    @property
+    def runs(self) -> Path:
+        """The folder below which all lies that it reads and writes, but the data."""
+
+    @property
+    def data(self) -> str | None:
+        """The data file; None: the default data."""
+
+    @property
+    def needs(self) -> Sequence[Path]:
+        """Files, and folders with what lies right in them, under `runs` that it reads."""
+
+    @property
+    def alone(self) -> Path | None:
+        """What no other process may write meanwhile; None: any number may work at the same."""
+
+    def words(self, runs: Path | None = None, data: str | None = None) -> list[str]:
+        """The script's arguments; `runs`, `data`: where these lie elsewhere."""
+
+    def files(self, runs: Path) -> Iterable[Path]:
+        """What it has written by now below such a folder; with them another process can go on."""
+
+
 @dataclass(frozen=True)
-class Job:
-    """One training: an experiment with its settings on one fold, and where its run lies.
+class Training:
+    """A training as a job: an experiment with its settings on one fold, and where its run lies.
 
     `fold` is None for every tile; `minutes`: as many epochs as fit; `data`: the file, None for the default data;
     `needs`: files and folders under `runs` that it reads: a mosaic, the run of a teacher.
@@ -44,6 +79,8 @@ class Job:
     runs: Path = Path("runs")
     needs: tuple[Path, ...] = ()
 
+    script: ClassVar[str] = "train.py"
+
     @property
     def config(self) -> Config:
         """Raises UserError where the settings are wrong."""
@@ -54,6 +91,20 @@ class Job:
         """Of its run."""
         return fold_folder(self.runs, self.config.experiment, self.fold)
 
+    @property
+    def name(self) -> str:
+        """Its run's folder."""
+        return str(self.folder)
+
+    @property
+    def alone(self) -> Path:
+        """Its run's folder, where no other training may write."""
+        return self.folder
+
+    def files(self, runs: Path) -> list[Path]:
+        """Those right in its run's folder: no probabilities, which come after training."""
+        return files_in(runs / self.folder.relative_to(self.runs))
+
     def words(self, runs: Path | None = None, data: str | None = None) -> list[str]:
         """The arguments of train.py; `runs`, `data`: where these lie elsewhere."""
         words = [self.experiment, *(["--tiny"] if self.tiny else [])]
@@ -63,6 +114,11 @@ class Job:
         data = data or self.data
         words += ["--data", data] if data else []
         return words + (["--set", *self.settings] if self.settings else [])
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files right in a folder; none where there is no such folder."""
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 class Runner(Protocol):
@@ -84,29 +140,29 @@ class Here:
         self._children = Children(at_once)
 
     def run(self, jobs: Sequence[Job], console: Console) -> None:
-        def train(job: Job) -> str | None:
+        """As Runner says."""
+
+        def work(job: Job) -> str | None:
             try:
-                self._children.run("train.py", *job.words())
+                self._children.run(job.script, *job.words())
             except UserError as error:
                 return str(error)
             return None
 
-        with watching(jobs, console):
-            errors = self._children.map(train, jobs)
-        raise_failures(errors)
+        raise_failures(self._children.map(work, jobs))
 
 
 def raise_failures(errors: Sequence[str | None]) -> None:
     """Raises UserError with the first of the jobs' errors, where there is any; None: it went well."""
     failed = [error for error in errors if error]
     if failed:
-        others = f" ({len(failed)} of {len(errors)} trainings failed; this is the first)" if len(failed) > 1 else ""
+        others = f" ({len(failed)} of {len(errors)} failed; this is the first)" if len(failed) > 1 else ""
         raise UserError(failed[0] + others)
 
 
 @contextmanager
-def watching(jobs: Sequence[Job], console: Console) -> Iterator[None]:
-    """Within the block shows how far jobs are, by what lies in their run folders.
+def watching(jobs: Sequence[Training], console: Console) -> Iterator[None]:
+    """Within the block shows how far trainings are, by what lies in their run folders.
 
     On a terminal one bar for all and one for each that is at work, with its score, rate and time left; elsewhere a line
     for each epoch.
@@ -134,7 +190,7 @@ def watching(jobs: Sequence[Job], console: Console) -> Iterator[None]:
 class _Board:
     """Lines or bars; what was there before is taken for known."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console):
+    def __init__(self, jobs: Sequence[Training], console: Console):
         common = os.path.commonpath([job.runs for job in jobs])
         self._folders = {os.path.relpath(job.folder, common): job.folder for job in jobs}
         self._console, self._lines = console, not sys.stderr.isatty()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from systems import same_weights
 from lib import children, cluster, terrain
 from lib.cluster import TRIES, Cluster, Failure, Files
 from lib.console import Console, UserError
-from lib.jobs import Job
+from lib.jobs import Training, files_in
 from lib.runs import METRICS, WEIGHTS, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,19 +34,22 @@ def test_what_changed_travels_in_the_order_in_which_it_was_written(tmp_path):
     put(run / "state", "2", 20)
     put(run / "weights", "1", 10)
     put(run / "probabilities" / "test.zip", "large", 5)  # of no training
-    first = Files.of(run, tmp_path, {})
+    job = Training("best", 0, runs=tmp_path)
+    find = partial(job.files, tmp_path)
+    first = Files.of(find, tmp_path, {})
     assert first.changed == {"best/fold_0/weights": b"1", "best/fold_0/state": b"2"}
     assert list(first.changed) == ["best/fold_0/weights", "best/fold_0/state"]
-    assert Files.of(run, tmp_path, first.stamps) is None
+    assert Files.of(find, tmp_path, first.stamps) is None
     put(run / "state", "3", 30)
-    second = Files.of(run, tmp_path, first.stamps)
+    second = Files.of(find, tmp_path, first.stamps)
     assert second.changed == {"best/fold_0/state": b"3"} and set(second.stamps) == set(first.stamps)
     for files in (first, second):
         files.write(tmp_path / "there")
     assert (tmp_path / "there/best/fold_0/state").read_text() == "3"
-    assert Files.of(tmp_path / "nowhere", tmp_path, {}) is None
+    assert Files.of(partial(job.files, tmp_path / "nowhere"), tmp_path, {}) is None
     put(tmp_path / "mosaic.npz", "m", 1)
-    assert Files.of(tmp_path / "mosaic.npz", tmp_path, {}).changed == {"mosaic.npz": b"m"}
+    assert cluster._needed(tmp_path / "mosaic.npz", tmp_path).changed == {"mosaic.npz": b"m"}
+    assert cluster._needed(run, tmp_path).changed == {"best/fold_0/weights": b"1", "best/fold_0/state": b"3"}
 
 
 def test_what_is_written_while_it_is_read_waits_for_the_next_look(tmp_path, monkeypatch):
@@ -58,18 +62,25 @@ def test_what_is_written_while_it_is_read_waits_for_the_next_look(tmp_path, monk
         return content
 
     monkeypatch.setattr(Path, "read_bytes", meanwhile)
-    assert Files.of(tmp_path / "best", tmp_path, {}) is None
+    find = partial(files_in, tmp_path / "best")
+    assert Files.of(find, tmp_path, {}) is None
     monkeypatch.setattr(Path, "read_bytes", read)
-    assert len(Files.of(tmp_path / "best", tmp_path, {}).changed) == 2
+    assert len(Files.of(find, tmp_path, {}).changed) == 2
 
 
 def test_a_run_that_goes_on_has_not_ended_any_more(tmp_path):
-    job = Job("first", 0, runs=tmp_path)
-    write_text(job.folder / METRICS, "{}")
-    cluster._take(job, Files({"first/fold_0/state": b"1"}, {"first/fold_0/state": (1, 1)}))
-    assert not (job.folder / METRICS).exists() and (job.folder / "state").exists()
-    cluster._take(job, Files({f"first/fold_0/{METRICS}": b"{}"}, {f"first/fold_0/{METRICS}": (2, 2)}))
-    assert (job.folder / METRICS).exists()
+    here, there = (Training("first", 0, runs=tmp_path / name) for name in ("here", "there"))
+    for job in (here, there):
+        put(job.folder / METRICS, "{}", 10)
+    find = partial(there.files, there.runs)
+    known = Files.of(find, there.runs, {}).stamps
+    (there.folder / METRICS).unlink()
+    gone = Files.of(find, there.runs, known)
+    gone.write(here.runs)
+    assert not (here.folder / METRICS).exists()
+    put(there.folder / METRICS, "{}", 10)
+    Files.of(find, there.runs, gone.stamps).write(here.runs)
+    assert (here.folder / METRICS).exists()
 
 
 class RayError(Exception):
@@ -123,9 +134,9 @@ def deal(ray, jobs, at_once=None):
 
 
 def test_a_lost_worker_s_job_goes_on_from_what_came_back(tmp_path):
-    jobs = [Job("first", fold, data="d", runs=tmp_path) for fold in (0, 1, 2)]
+    jobs = [Training("first", fold, data="d", runs=tmp_path) for fold in (0, 1, 2)]
     write_text(Path(tmp_path, "d"), "data")
-    jobs = [Job("first", job.fold, data=str(tmp_path / "d"), runs=tmp_path) for job in jobs]
+    jobs = [Training("first", job.fold, data=str(tmp_path / "d"), runs=tmp_path) for job in jobs]
     name = "first/fold_1/state"
     state = Files({name: b"1"}, {name: (1, 1)})
     ray = Pretended({jobs[0]: [[]], jobs[1]: [[state, RayError()], []], jobs[2]: [[Failure("is wrong", False)]]})
@@ -137,7 +148,7 @@ def test_a_lost_worker_s_job_goes_on_from_what_came_back(tmp_path):
 
 
 def test_a_job_is_given_up_after_some_tries(tmp_path):
-    job = Job("first", 0, runs=tmp_path)
+    job = Training("first", 0, runs=tmp_path)
     ray = Pretended({job: [[Failure("was killed", True)] for _ in range(TRIES + 1)]})
     assert deal(ray, [job]) == [f"{job.folder}: was killed"]
     assert len(ray.begun) == TRIES
@@ -156,7 +167,7 @@ def test_a_job_is_given_up_after_some_tries(tmp_path):
     ],
 )
 def test_each_job_gets_a_card_or_its_share_of_the_cores(nodes, at_once, wanted, tmp_path):
-    jobs = [Job("first", fold, runs=tmp_path, settings=("folds=20",)) for fold in range(10)]
+    jobs = [Training("first", fold, runs=tmp_path, settings=("folds=20",)) for fold in range(10)]
     ray = Pretended({job: [[]] for job in jobs}, nodes)
     dealer = cluster._Dealer(ray, at_once, QUIET)
     assert dealer._at_once == wanted[0]
@@ -166,7 +177,7 @@ def test_each_job_gets_a_card_or_its_share_of_the_cores(nodes, at_once, wanted, 
 
 
 def test_no_more_at_a_time_than_asked_for(tmp_path):
-    jobs = [Job("first", fold, runs=tmp_path) for fold in range(5)]
+    jobs = [Training("first", fold, runs=tmp_path) for fold in range(5)]
     ray = Pretended({job: [[]] for job in jobs})
     asked = []
     ray.wait = lambda streams, timeout: asked.append(len(streams)) or (streams[:1], streams[1:])
@@ -175,7 +186,7 @@ def test_no_more_at_a_time_than_asked_for(tmp_path):
 
 
 def test_ctrl_c_cancels_what_is_running(tmp_path):
-    jobs = [Job("first", fold, runs=tmp_path) for fold in range(3)]
+    jobs = [Training("first", fold, runs=tmp_path) for fold in range(3)]
     ray = Pretended({job: [[KeyboardInterrupt()]] for job in jobs})
     with pytest.raises(KeyboardInterrupt):
         deal(ray, jobs)
@@ -183,7 +194,7 @@ def test_ctrl_c_cancels_what_is_running(tmp_path):
 
 
 def test_what_a_job_needs_must_be_there(tmp_path):
-    job = Job("first", 0, runs=tmp_path, needs=(tmp_path / "best" / "fold_0",))
+    job = Training("first", 0, runs=tmp_path, needs=(tmp_path / "best" / "fold_0",))
     with pytest.raises(UserError, match="best/fold_0: is missing"):
         deal(Pretended({job: [[]]}), [job])
 
@@ -191,7 +202,7 @@ def test_what_a_job_needs_must_be_there(tmp_path):
 def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="--ray: Ray is not installed; pip install -r requirements-cluster.txt"):
-        Cluster().run([Job("first", 0, runs=tmp_path)], QUIET)
+        Cluster().run([Training("first", 0, runs=tmp_path)], QUIET)
 
 
 @pytest.fixture
@@ -205,8 +216,8 @@ def task(tmp_path, monkeypatch):
 
     def run(script: str, before=(), data=None):
         (tmp_path / "train.py").write_text("import os, sys\nfrom pathlib import Path\n" + script)
-        job = Job("first", 0, settings=("seed=4",), runs=Path("/mine"), data="/mine/data.npz")
-        return cluster._train(job, data, list(before), {"MARS_THREADS": "3"})
+        job = Training("first", 0, settings=("seed=4",), runs=Path("/mine"), data="/mine/data.npz")
+        return cluster._work(job, data, list(before), {"MARS_THREADS": "3"})
 
     return run
 

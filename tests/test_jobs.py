@@ -16,7 +16,7 @@ from lib import children, jobs, terrain
 from lib.children import Children, gpus
 from lib.console import Console, UserError
 from lib.data import load
-from lib.jobs import Here, Job, raise_failures, watching
+from lib.jobs import Here, Training, raise_failures, watching
 from lib.runs import CONFIG, HISTORY, METRICS, WEIGHTS, Run, Split, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,12 +25,14 @@ COLUMNS = "epoch,loss,seconds,tiles_per_second,mean_iou"
 
 
 def test_a_job_is_a_command_of_train():
-    job = Job("best", 2, ("seed=1", "experiment=again"), tiny=True, minutes=2.5, data="a b.npz", runs=Path("there"))
+    job = Training(
+        "best", 2, ("seed=1", "experiment=again"), tiny=True, minutes=2.5, data="a b.npz", runs=Path("there")
+    )
     told = ["best", "--tiny", "--fold", "2", "--minutes", "2.5", "--runs", "there", "--resume", "--data"]
     assert job.words() == [*told, "a b.npz", "--set", "seed=1", "experiment=again"]
     assert job.folder == Path("there/again/fold_2") and job.config.seed == 1
-    assert Job("first", None).words() == ["first", "--fold", "none", "--runs", "runs", "--resume"]
-    assert Job("first", None).words(Path("/r"), "/d") == [
+    assert Training("first", None).words() == ["first", "--fold", "none", "--runs", "runs", "--resume"]
+    assert Training("first", None).words(Path("/r"), "/d") == [
         "first",
         "--fold",
         "none",
@@ -40,7 +42,7 @@ def test_a_job_is_a_command_of_train():
         "--data",
         "/d",
     ]
-    assert Job("first", None).folder == Path("runs/first/fold_none")
+    assert Training("first", None).folder == Path("runs/first/fold_none")
 
 
 @pytest.fixture
@@ -90,8 +92,8 @@ def test_a_training_that_fails_does_not_stop_the_others(scripts, monkeypatch):
         "open(fold, 'w')"
     )
     monkeypatch.chdir(scripts)
-    with pytest.raises(UserError, match="--fold 1 .*: fold 1 is wrong; run it alone .*2 of 5 trainings failed"):
-        Here(2).run([Job("first", fold) for fold in range(5)], Console(quiet=True))
+    with pytest.raises(UserError, match="--fold 1 .*: fold 1 is wrong; run it alone .*2 of 5 failed"):
+        Here(2).run([Training("first", fold) for fold in range(5)], Console(quiet=True))
     assert sorted(path.name for path in scripts.iterdir()) == ["0", "2", "4", "train.py"]
 
 
@@ -101,7 +103,7 @@ def test_one_failure_is_told_plainly():
         raise_failures([None, "it broke"])
 
 
-def advance(job: Job, epochs: int) -> None:
+def advance(job: Training, epochs: int) -> None:
     """What so many epochs of training leave."""
     write_text(job.folder / CONFIG, job.config.to_json())
     rows = [f"{epoch},1.0,60.0,35.2,0.{epoch}" for epoch in range(1, epochs + 1)]
@@ -110,7 +112,7 @@ def advance(job: Job, epochs: int) -> None:
 
 def test_a_line_for_each_epoch_of_each_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "LOOK", 0.01)
-    some = [Job("first", 0, ("epochs=4",), runs=tmp_path / name) for name in ("a", "b", "c")]
+    some = [Training("first", 0, ("epochs=4",), runs=tmp_path / name) for name in ("a", "b", "c")]
     advance(some[2], 4)
     write_text(some[2].folder / METRICS, "{}")
     with watching(some, Console()):
@@ -126,7 +128,7 @@ def test_a_line_for_each_epoch_of_each_training(tmp_path, capsys, monkeypatch):
 def test_a_terminal_shows_bars(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "LOOK", 3600)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    some = [Job("first", fold, ("epochs=4",), runs=tmp_path) for fold in (0, 1)]
+    some = [Training("first", fold, ("epochs=4",), runs=tmp_path) for fold in (0, 1)]
     with watching(some, Console()):
         advance(some[0], 3)
     told = capsys.readouterr()
@@ -215,7 +217,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(words, refusal, da
 
 
 def test_a_run_of_another_config_is_refused_before_the_others_are_trained(data, tmp_path, monkeypatch):
-    other = Job("first", 1, ("width=3",), runs=tmp_path)
+    other = Training("first", 1, ("width=3",), runs=tmp_path)
     Run(other.folder, other.config, Split.of(load(str(data)), other.config, 1)).begin()
     write_text(other.folder / WEIGHTS, "")
     monkeypatch.setattr(train, "Here", lambda _: Pretended())
