@@ -78,6 +78,7 @@ PARTS = {
         Part("bilinear", "last convolution at full resolution", ("upscale=bilinear",)),
         Part("frame", "the network sees the frame around the tile", ("context=frame",)),
         Part("pseudo", "pseudo-labels on tiles without labels", ("semi=pseudo",)),
+        Part("consistency", "own labels on tiles without labels", ("semi=consistency", "cutmix=0.5", "dropout=0.1")),
     )
 }
 

@@ -35,7 +35,7 @@ from lib.jobs import Here, Runner, Training, watching
 from lib.locks import locked
 from lib.metrics import percent
 from lib.probabilities import ValidationTiles
-from lib.pseudo import Unlabelled, find_teachers, pseudo_labels
+from lib.pseudo import Unlabelled, find_teachers, pseudo_labels, without_labels
 from lib.records import Metrics, Minutes, Positive
 from lib.runs import ADVICE, CONFIG, Run, Split, fold_folder, prepare
 from lib.schema import option
@@ -176,7 +176,7 @@ def jobs_of(
     tell(config, dataset, console)
     splits = Split.each(dataset, config, folds)
     runs = [prepare(_folder(split, config, args), config, split, args.resume) for split in splits]
-    teachers = find_teachers(runs, args.runs, dataset) if config.semi != "none" else []
+    teachers = find_teachers(runs, args.runs, dataset) if config.semi == "pseudo" else []
     needs = [[teacher.folder] for teacher in teachers] or [[] for _ in runs]
     if needs_mosaic(config, teachers):  # found once, before they all look for it
         kept = kept_in(args.runs, mosaic_beside(args.runs, dataset, args.data, console).key)
@@ -222,15 +222,16 @@ def train(
         for run in runs:
             run.check_data(dataset)
         left = [run for run in runs if not run.finished]
-        teachers = find_teachers(left, args.runs, dataset) if config.semi != "none" else [None] * len(left)
+        teachers = find_teachers(left, args.runs, dataset) if config.semi == "pseudo" else [None] * len(left)
         if left and needs_mosaic(config, teachers):
             mosaic = mosaic_beside(args.runs, dataset, args.data, console)
 
         def taught(run: Run, teacher: Run | None) -> Unlabelled | None:
             """What a run learns from besides its own tiles."""
-            if teacher is None:
-                return None
-            return pseudo_labels(run, teacher, ValidationTiles(dataset, mosaic), args.data, console)
+            tiles = ValidationTiles(dataset, mosaic)
+            if teacher:
+                return pseudo_labels(run, teacher, tiles, args.data, console)
+            return without_labels(run, tiles, args.data) if run.config.semi == "consistency" else None
 
         if args.minutes and begun is None:
             from lib.budget import epochs_within

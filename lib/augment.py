@@ -27,6 +27,8 @@ Transform = Callable[
 
 Windows = Callable[[np.ndarray], np.ndarray]
 
+RISE = 1 / 3  # of its epochs, until semi=consistency shows as many tiles without labels as it shall
+
 # What --draw shows: the config fields that each approach sets, all others off
 APPROACHES: dict[str, dict[str, object]] = {
     "flip and two-dimensional shift": dict(flip=0.5, shift_down=32, shift_across=64),
@@ -64,6 +66,7 @@ class Augmenter:
         labelled: int | None = None,
     ):
         self.images, self.masks, self.config, self.windows = images, masks, config, windows
+        self._partners = np.arange(len(images))
         images, masks = images[:labelled], masks[:labelled]
         for name in ("copy_paste", "general", "randaugment", "synthesis"):
             if getattr(config, name) and not (masks == BIG_ROCK).any():
@@ -79,6 +82,18 @@ class Augmenter:
             rarest = 1 + int(pixels[1:].argmin())
             self.rare = (self.masks == rarest).any(axis=(1, 2))
             self.general = ((config.general, general.transform), (config.randaugment, general.randaugment))
+
+    def relabel(self, labelled: int, indices: np.ndarray, masks: np.ndarray) -> None:
+        """Gives tiles without labels of people other ones, in place.
+
+        Args:
+            labelled: how many have labels of people.
+            indices: (n,) of the tiles that get any; the others, unsure altogether, are mixed with nothing.
+            masks: (n, H, W) uint8.
+        """
+        self.masks[labelled:] = 0
+        self.masks[indices] = masks
+        self._partners = np.append(np.arange(labelled), indices)
 
     def __call__(self, index: int, epoch: int, repeat: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Image and mask (H, W) uint8 of tile `index` as this epoch shows it for the `repeat`-th time, from 0."""
@@ -130,7 +145,7 @@ class Augmenter:
         """CutMix (Yun et al. 2019; for segmentation French et al. 2020): a rectangle of a tile's shape, of any area."""
         if rng.random() >= self.config.cutmix:
             return
-        other, side = rng.integers(len(self.images)), rng.random() ** 0.5
+        other, side = self._partners[rng.integers(len(self._partners))], rng.random() ** 0.5
         height, width = (round(side * size) for size in mask.shape)
         top, left = rng.integers(mask.shape[0] - height + 1), rng.integers(mask.shape[1] - width + 1)
         box = slice(top, top + height), slice(left, left + width)
@@ -141,7 +156,8 @@ class Augmenter:
 def epoch_tiles(masks: np.ndarray, config: Config, epoch: int, unlabelled: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The tiles that an epoch shows, shuffled by (seed, epoch): each once, those with big rock `oversample` times.
 
-    Of tiles without labels of people, which follow them, the config's share: all in turn, before one comes again.
+    Of tiles without labels of people, which follow them, the config's share: all in turn, before one comes again. With
+    semi=consistency there are none of them at first, and tiles of the fold again in their place.
 
     Args:
         masks: (N, H, W) uint8, the training fold.
@@ -153,14 +169,25 @@ def epoch_tiles(masks: np.ndarray, config: Config, epoch: int, unlabelled: int =
     counts = np.where((masks == BIG_ROCK).any(axis=(1, 2)), config.oversample, 1)
     indices = np.repeat(np.arange(len(masks)), counts)
     repeats = np.concatenate([np.arange(count) for count in counts])
+    rng = generator(config.seed, epoch)
     if unlabelled:
-        shown = round(config.unlabelled * len(masks))
-        turns = np.arange(epoch * shown, (epoch + 1) * shown)
+        *earlier, shown = (_unlabelled_shown(config, each, len(masks)) for each in range(epoch + 1))
+        turns = np.arange(sum(earlier), sum(earlier) + shown)
         taken = len(masks) + generator(config.seed).permutation(unlabelled)[turns % unlabelled]
-        again = turns // unlabelled - epoch * shown // unlabelled
+        again = turns // unlabelled - sum(earlier) // unlabelled
         indices, repeats = np.append(indices, taken), np.append(repeats, again)
-    order = generator(config.seed, epoch).permutation(len(indices))
+        left = np.arange(round(config.unlabelled * len(masks)) - shown)
+        if len(left):
+            instead = rng.permutation(len(masks))[left % len(masks)]
+            indices, repeats = np.append(indices, instead), np.append(repeats, counts[instead] + left // len(masks))
+    order = rng.permutation(len(indices))
     return indices[order], repeats[order]
+
+
+def _unlabelled_shown(config: Config, epoch: int, labelled: int) -> int:
+    """How many tiles without labels of people an epoch shows beside so many with them."""
+    rise = min(1.0, epoch / (RISE * config.epochs)) if config.semi == "consistency" else 1.0
+    return round(rise * config.unlabelled * labelled)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

@@ -23,7 +23,6 @@ from lib.task import CLASSES
 SCORE = "mean_iou"
 _COLUMNS = {name: "iou_" + name.replace(" ", "_") for name in CLASSES[1:]}
 
-
 Kept = Callable[[], AbstractContextManager]
 
 

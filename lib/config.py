@@ -109,17 +109,19 @@ class Config(Record):
     oversample: int = Field(4, ge=1, le=100, description="how often an epoch shows each tile with big rock")
 
     # Tiles without labels
-    semi: Literal["none", "pseudo"] = Field(
-        "none", description="what is learnt from tiles without labels: nothing, or what a teacher says of them"
+    semi: Literal["none", "pseudo", "consistency"] = Field(
+        "none",
+        description="what is learnt from tiles without labels: nothing; what a teacher, trained before, says of them; "
+        "or what the network's own averaged weights say at each epoch's beginning",
     )
     teacher: Name = Field(
         "best",
-        description="experiment under the same --runs folder that teaches, each fold the same fold; lib/pseudo.py",
+        description="experiment under the same --runs folder that teaches semi=pseudo, each fold the same fold",
     )
     unlabelled: float = Field(
         1.0, ge=0.01, le=10, description="tiles without labels that an epoch shows for each one with labels"
     )
-    sure: Share = Field(0.8, description="share of each class's pixels, the surest, for which a teacher's word counts")
+    sure: Share = Field(0.8, description="share of each class's pixels, the surest, whose pseudo-labels count")
 
     # Loss: a weighted sum
     cross_entropy: Weight = Field(1.0, description="weight of sparse categorical cross-entropy")
@@ -194,7 +196,7 @@ class Config(Record):
             raise ValueError(
                 f"semi={self.semi}: a pixel that nobody is sure of has no label; needs ignore_background=True"
             )
-        if self.semi != "none" and self.teacher == self.experiment:
+        if self.semi == "pseudo" and self.teacher == self.experiment:
             raise ValueError(f"teacher={self.teacher}: is the experiment itself; name an earlier one, or this one anew")
         if not any((self.cross_entropy, self.dice, self.focal)):
             raise ValueError("cross_entropy, dice, focal: all weights are 0, but one must be positive")

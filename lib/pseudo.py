@@ -1,7 +1,8 @@
-"""Labels for tiles that have none: what an earlier training of the same fold says of them, where it is surest.
+"""Labels for tiles that have none: what a network of the same fold says of them, where it is surest.
 
     teachers = find_teachers(runs, folder, dataset)                    # the finished runs that teach them, in order
     unlabelled = pseudo_labels(run, teacher, tiles, path, console)     # of validation and test tiles
+    unlabelled = without_labels(run, tiles, path)                      # the same, for lib.consistency to label
 
 Self-training (Lee 2013) with a threshold for each class, so that the rare one keeps its share (Zou et al. 2018, section
 4). A fold's teacher has seen no label of that fold, neither as its own nor as a neighbour's: of a validation tile it
@@ -10,7 +11,7 @@ knows what it knows of a test tile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from lib.data import Dataset
 from lib.files import sha256
 from lib.neighbours import Clues, clues_without_labels
 from lib.predict import PLAIN, labels
-from lib.probabilities import Stored, TestTiles, ValidationTiles, ensure, mean
+from lib.probabilities import TestTiles, ValidationTiles, ensure, mean
 from lib.runs import CONFIG, WEIGHTS, Run, fold_folder
-from lib.task import CLASSES, HEIGHT, WIDTH
+from lib.task import CLASSES
 
 UNSURE = 0  # background, which the loss leaves out
 LEVELS = 255  # to which a probability is rounded when the surest pixels are chosen
@@ -35,13 +36,15 @@ class Unlabelled:
     """M tiles with pseudo-labels.
 
     `tiles` (M,) int64, ascending: their numbers in the data file, training tiles first; `images`, `masks` (M, H, W)
-    uint8: grey levels, and labels 1 to 4 or UNSURE; `teacher`: hex SHA-256 of the weights of whoever says so.
+    uint8: grey levels, and labels 1 to 4 or UNSURE; `teacher`: hex SHA-256 of the weights of whoever says so, None
+    where nobody has yet; `clues`: what neighbours' labels say of these tiles, where they count.
     """
 
     tiles: np.ndarray
     images: np.ndarray
     masks: np.ndarray
-    teacher: str
+    teacher: str | None = None
+    clues: Clues | None = None
 
 
 def find_teachers(runs: Sequence[Run], folder: Path, dataset: Dataset) -> list[Run]:
@@ -83,31 +86,45 @@ def pseudo_labels(run: Run, teacher: Run, tiles: ValidationTiles, path: str | No
         path: the data file, for the test tiles; None: the default data.
         console: shows the progress.
     """
-    dataset = tiles.dataset
     test = replace(TestTiles.of(path), mosaic=tiles.mosaic)
     stores = [*ensure([teacher], tiles, PLAIN, console), *ensure([teacher], test, PLAIN, console)]
-    numbers = [stores[0].tiles, len(dataset.images) + stores[1].tiles]
+    found = without_labels(run, tiles, path)
+    blocks = (probabilities for store in stores for _, probabilities in mean([store]))
+    masks = surest(blocks, found.tiles, found.clues, run.config.sure)
+    return replace(found, masks=masks, teacher=sha256(teacher.folder / WEIGHTS))
+
+
+def without_labels(run: Run, tiles: ValidationTiles, path: str | None) -> Unlabelled:
+    """A run's validation tiles and all test tiles, with nobody's labels; the arguments are those of `pseudo_labels`."""
+    dataset = tiles.dataset
+    held = tiles.numbers(run)
+    images = np.concatenate([dataset.images[held], *data.read_test(path)[1]])
+    numbers = np.append(held, len(dataset.images) + np.arange(len(images) - len(held)))
     clues = None
     if run.config.neighbours != "off" and tiles.mosaic:
         clues = clues_without_labels(tiles.mosaic, dataset, run.split.train)
-    answers = [_answers(store, number, clues) for store, number in zip(stores, numbers)]
-    masks, doubts = (np.concatenate(parts) for parts in zip(*answers))
-    keep_surest(masks, doubts, run.config.sure)
-    images = [dataset.images[stores[0].tiles], *data.read_test(path)[1]]
-    return Unlabelled(np.concatenate(numbers), np.concatenate(images), masks, sha256(teacher.folder / WEIGHTS))
+    return Unlabelled(numbers, images, np.full_like(images, UNSURE), clues=clues)
 
 
-def _answers(store: Stored, numbers: np.ndarray, clues: Clues | None) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n, H, W) uint8 of a store's tiles, and as much doubt: 0 to LEVELS less the label's probability."""
-    masks, doubts = (np.empty((len(numbers), HEIGHT, WIDTH), np.uint8) for _ in range(2))
-    done = 0
-    for chunk, probabilities in mean([store]):
-        part = slice(done, done := done + len(chunk))
+def surest(blocks: Iterable[np.ndarray], tiles: np.ndarray, clues: Clues | None, share: float) -> np.ndarray:
+    """(n, H, W) uint8: the likeliest classes where they are surest, UNSURE elsewhere.
+
+    Args:
+        blocks: probabilities (m, H, W, 5) of some tiles at a time.
+        tiles: (n,) int64, the numbers of all of them.
+        clues: what neighbours' labels say of them, or None.
+        share: of each class's pixels that are kept.
+    """
+    answers, doubts, done = [], [], 0
+    for probabilities in blocks:
+        some = tiles[done : (done := done + len(probabilities))]
         if clues:
-            probabilities = clues.heeded(numbers[part], probabilities)
-        masks[part] = labels(probabilities)
-        doubts[part] = np.rint(LEVELS * (1 - probabilities[..., 1:].max(axis=-1)))
-    return masks, doubts
+            probabilities = clues.heeded(some, probabilities)
+        answers.append(labels(probabilities))
+        doubts.append(np.rint(LEVELS * (1 - probabilities[..., 1:].max(axis=-1))).astype(np.uint8))
+    masks = np.concatenate(answers)
+    keep_surest(masks, np.concatenate(doubts), share)
+    return masks
 
 
 def keep_surest(masks: np.ndarray, doubts: np.ndarray, share: float) -> None:

@@ -6,9 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from lib import callbacks, runs
 from lib.augment import Augmenter, Windows, epoch_tiles
 from lib.averaging import Average
 from lib.config import Config
+from lib.consistency import OwnLabels
 from lib.console import Console
 from lib.context import Surroundings, show
 from lib.files import sha256
@@ -32,16 +31,15 @@ from lib.records import Environment, Metrics
 from lib.runs import Run
 from lib.task import CLASSES
 
-AHEAD = 8  # batches that are augmented while the device trains
+LEARNT = {"pseudo": "with a teacher's labels", "consistency": "without labels"}  # what the tiles besides are called
 WARMUP = 0.05  # share of a cosine schedule in which the learning rate rises
-THREADS = 2  # more only fight with TensorFlow's own on a small machine; numpy releases the lock in part
 
 
-class Batches:
-    """Augmented batches of one training fold, epoch after epoch.
+class Batches(keras.utils.PyDataset):
+    """Augmented batches of one training fold, (B, H, W) uint8 images and masks, of the epoch in `epoch`.
 
-    Every epoch shows `steps * batch_size` tiles of `epoch_tiles`; the remainder, drawn anew each epoch, sits out, so
-    that all batches have one shape.
+    Every epoch shows `len(batches) * batch_size` tiles of `epoch_tiles`; the remainder, drawn anew each epoch, sits
+    out, so that all batches have one shape.
 
     Args:
         images, masks: (N, H, W) uint8, the training fold, and after it tiles without labels of people.
@@ -56,32 +54,32 @@ class Batches:
         windows: Windows | None = None,
         labelled: int | None = None,
     ):
+        super().__init__()
         self.masks, self.config = masks[:labelled], config
-        self.unlabelled = len(masks) - len(self.masks)
         self.augmenter = Augmenter(images, masks, config, windows, labelled)
-        shown = len(self._tiles(0)[0])
-        self.batch_size = min(config.batch_size, shown)
-        self.steps = shown // self.batch_size
+        self.unlabelled = len(masks) - len(self.masks)
+        self.begin(0)
+        self.batch_size = min(config.batch_size, len(self.indices))
 
-    def from_epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Endless batches (B, H, W) uint8 images and masks, from the first of `epoch` on."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            waiting = []
-            for arguments in self._order(epoch):
-                waiting.append(pool.submit(self.augmenter.batch, *arguments))
-                if len(waiting) > AHEAD:
-                    yield waiting.pop(0).result()
+    def begin(self, epoch: int) -> None:
+        """Sets the epoch, and with it `indices` and `repeats` (L,) of the tiles in the order in which it shows them."""
+        self.epoch = epoch
+        self.indices, self.repeats = epoch_tiles(self.masks, self.config, epoch, self.unlabelled)
 
-    def _order(self, epoch: int) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
-        while True:
-            indices, repeats = self._tiles(epoch)
-            for step in range(self.steps):
-                part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-                yield indices[part], epoch, repeats[part]
-            epoch += 1
+    def label(self, chosen: np.ndarray, masks: np.ndarray) -> None:
+        """Gives the tiles without labels of people whose numbers among these are `chosen` (n,) such masks; others none.
 
-    def _tiles(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return epoch_tiles(self.masks, self.config, epoch, self.unlabelled)
+        Args:
+            masks: (n, H, W) uint8.
+        """
+        self.augmenter.relabel(len(self.masks), len(self.masks) + chosen, masks)
+
+    def __len__(self) -> int:
+        return len(self.indices) // self.batch_size
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        return self.augmenter.batch(self.indices[part], self.epoch, self.repeats[part])
 
 
 @keras.saving.register_keras_serializable("mars")
@@ -163,7 +161,7 @@ def train_fold(
         dataset: the lib.data.Dataset whose digest the split names.
         extra: further Keras callbacks; they see the competition's score in the logs.
         mosaic: of the data, for a config whose network looks at more than its tile.
-        unlabelled: tiles with pseudo-labels, for a config with semi=pseudo.
+        unlabelled: tiles with pseudo-labels for a config with semi=pseudo, or with none yet for semi=consistency.
 
     Returns:
         The metrics, as written.
@@ -175,7 +173,9 @@ def train_fold(
     """
     config, split = run.config, run.split
     if (unlabelled is None) != (config.semi == "none"):
-        raise ValueError(f"semi={config.semi}: pseudo-labels are given for semi=pseudo, and for that alone")
+        raise ValueError(
+            f"semi={config.semi}: tiles without labels are given where they are learnt from, and only there"
+        )
     tiles = split.train
     images, masks = dataset.images[split.train], dataset.masks[split.train]
     shown, answers = images, masks
@@ -187,11 +187,12 @@ def train_fold(
     batches = Batches(shown, answers, config, windows, len(masks))
     model = build_model(config, *images.shape[1:])
     weights = class_weights(config, masks)
-    compile_model(model, config, weights, batches.steps)
+    compile_model(model, config, weights, len(batches))
     average = Average(model, show(images, split.train, around)) if config.average else None
     added = np.zeros(len(CLASSES), np.float32)
     if config.prior == "fold":
-        shown_masks = np.concatenate([batch[1] for batch in islice(batches.from_epoch(0), batches.steps)])
+        # With semi=consistency the first epoch has tiles of the fold in place of those without labels: as frequent
+        shown_masks = np.concatenate([batch[1] for batch in batches])
         added = correction(shown_masks, masks, weights, config.ignore_background)
 
     @contextmanager
@@ -203,7 +204,7 @@ def train_fold(
     console.facts(
         fold=f"{'none' if split.fold is None else split.fold}: {len(split.train)} tiles to train on, "
         f"{len(split.validation)} to validate on"
-        + (f", {len(unlabelled.tiles)} with a teacher's labels" if unlabelled else ""),
+        + (f", {len(unlabelled.tiles)} {LEARNT[config.semi]}" if unlabelled else ""),
         device=device(),
         parameters=f"{model.count_params():,}",
         run=run.folder,
@@ -212,7 +213,7 @@ def train_fold(
         told = ", ".join(f"{name} {value:+.2f}" for name, value in zip(CLASSES[1:], added[1:]))
         console.facts(priors=f"{told} on the kept network's logits")
 
-    progress = callbacks.Progress(console, config.epochs, batches.steps, batches.batch_size)
+    progress = callbacks.Progress(console, config.epochs, len(batches), batches.batch_size)
     # Without a validation fold only the training loss can steer the schedule, and nothing can stop it early.
     validated = len(split.validation) > 0
     monitor, mode = (callbacks.SCORE, "max") if validated else ("loss", "min")
@@ -229,7 +230,15 @@ def train_fold(
         validation = callbacks.Validation(model, *unseen, config.predict_background, kept)
     teacher = unlabelled.teacher if unlabelled else None
     checkpoint = callbacks.Checkpoint(run, counters, kept, teacher)
-    chain = [progress, callbacks.Finite(run), *([validation] if validation else []), callbacks.Report(progress)]
+    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.begin(epoch))
+    chain: list[keras.callbacks.Callback] = [progress, turn]
+    if unlabelled and config.semi == "consistency":
+
+        def read(chosen: np.ndarray) -> np.ndarray:
+            return show(unlabelled.images[chosen], unlabelled.tiles[chosen], around)
+
+        chain.append(OwnLabels(model, batches, unlabelled, read, config.sure, kept))
+    chain += [callbacks.Finite(run), *([validation] if validation else []), callbacks.Report(progress)]
     chain += [*(counters.values() or [callbacks.LearningRate()]), *extra, checkpoint]
 
     scored: dict[str, Any] = {}
@@ -246,8 +255,8 @@ def train_fold(
         runs.write_text(run.folder / runs.ENVIRONMENT, environment().to_json())
     if first < config.epochs and not checkpoint.stopped:
         model.fit(
-            batches.from_epoch(first),
-            steps_per_epoch=batches.steps,
+            batches,
+            shuffle=False,
             initial_epoch=first,
             epochs=config.epochs,
             callbacks=chain,

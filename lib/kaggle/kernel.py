@@ -79,7 +79,7 @@ class Job(Record):
         """
         settings = (*([] if cpu else [GPU_PRECISION]), *settings)
         config = make_config(experiment, tiny).override(list(settings))
-        if config.semi != "none":
+        if config.semi == "pseudo":
             raise UserError(f"{experiment}: learns from runs of {config.teacher}, which a kernel has not; use train.py")
         folds = config.chosen_folds(fold)
         return cls(experiment=experiment, tiny=tiny, settings=settings, folds=folds, hours=hours, cpu=cpu)
