@@ -37,7 +37,7 @@ class Children:
             self._shares.put({VISIBLE: cards[number % len(cards)]} if cards else dict.fromkeys(THREADS, threads))
 
     def run(self, name: str, *arguments: str) -> None:
-        """Runs a script to its end. Raises UserError with its error line."""
+        """Runs a script to its end. Raises UserError with its error line; all that it said of it is on stderr then."""
         command = [sys.executable, str(HERE / name), *arguments, "--quiet"]
         share = self._shares.get()
         try:
@@ -50,7 +50,10 @@ class Children:
         finally:
             self._shares.put(share)
         if child.returncode:
-            raise UserError(f"{shlex.join([name, *arguments])}: {complaint(errors)}; run it alone to see more")
+            told = f"{shlex.join([name, *arguments])}: {complaint(child.returncode, errors)}"
+            if child.returncode < 128:  # else it was told to end, and so are the others; these may go on for hours
+                print(errors + told, file=sys.stderr, flush=True)
+            raise UserError(told)
 
     def map(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """What `job`, which calls `run`, gives for each item, in their order. On Ctrl-C the children end, too."""
@@ -64,8 +67,10 @@ class Children:
                 raise
 
 
-def complaint(errors: str) -> str:
-    """What a script's standard error ends with."""
+def complaint(code: int, errors: str) -> str:
+    """Why a script failed, by its exit code: the signal that ended it, or what its standard error ends with."""
+    if code < 0:
+        return f"was ended by signal {-code}"
     lines = errors.strip().splitlines() or ["no message"]
     return lines[-1].removeprefix("error: ")
 

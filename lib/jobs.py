@@ -165,7 +165,7 @@ def watching(jobs: Sequence[Training], console: Console) -> Iterator[None]:
     """Within the block shows how far trainings are, by what lies in their run folders.
 
     On a terminal one bar for all and one for each that is at work, with its score, rate and time left; elsewhere a line
-    for each epoch.
+    for each epoch and each end.
     """
     if console.silent or not jobs:
         yield
@@ -215,6 +215,8 @@ class _Board:
         if over:
             self._ended.add(name)
             self._all.update()
+            if self._lines:
+                self._console.line(f"{name}: finished")
             if name in self._bars:
                 self._bars.pop(name).close()
 

@@ -92,9 +92,25 @@ def test_a_training_that_fails_does_not_stop_the_others(scripts, monkeypatch):
         "open(fold, 'w')"
     )
     monkeypatch.chdir(scripts)
-    with pytest.raises(UserError, match="--fold 1 .*: fold 1 is wrong; run it alone .*2 of 5 failed"):
+    with pytest.raises(UserError, match="--fold 1 .*: fold 1 is wrong .2 of 5 failed"):
         Here(2).run([Training("first", fold) for fold in range(5)], Console(quiet=True))
     assert sorted(path.name for path in scripts.iterdir()) == ["0", "2", "4", "train.py"]
+
+
+@pytest.mark.parametrize(
+    ("end", "told", "reason"),
+    [
+        ("1 / 0", "Traceback", "ZeroDivisionError: division by zero"),
+        ("os.kill(os.getpid(), 9)", "half way", "was ended by signal 9"),
+        ("sys.exit(130)", "", "half way"),
+    ],
+)
+def test_what_a_script_that_failed_has_said_is_shown_unless_it_was_told_to_end(end, told, reason, scripts, capfd):
+    (scripts / "wrong.py").write_text(f"import os, sys; print('half way', file=sys.stderr, flush=True); {end}")
+    with pytest.raises(UserError, match=f"^wrong.py --fold 3: {reason}$"):
+        Children(1).run("wrong.py", "--fold", "3")
+    shown = capfd.readouterr().err
+    assert told in shown and shown.endswith(f"\nwrong.py --fold 3: {reason}\n") == bool(told) == bool(shown)
 
 
 def test_one_failure_is_told_plainly():
@@ -119,9 +135,11 @@ def test_a_line_for_each_epoch_of_each_training(tmp_path, capsys, monkeypatch):
         advance(some[0], 2)
         write_text(some[1].folder / HISTORY, "epoch,loss\n1,half a fi")
         time.sleep(0.2)  # it looks again and again, and once more at the end
-    assert capsys.readouterr().out == "a/first/fold_0: epoch   2/4  mean IoU 0.2000  35 tiles/s  2 min left\n"
+        write_text(some[0].folder / METRICS, "{}")
+    told = "a/first/fold_0: epoch   2/4  mean IoU 0.2000  35 tiles/s  2 min left\na/first/fold_0: finished\n"
+    assert capsys.readouterr().out == told
     with watching(some, Console(quiet=True)):
-        advance(some[0], 3)
+        advance(some[1], 3)
     assert not capsys.readouterr().out
 
 
