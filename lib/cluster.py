@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from lib.children import HERE, THREADS, complaint
+from lib.commit import COMMIT, commit
 from lib.console import Console, UserError
 from lib.data import default_file
 from lib.files import replacing
@@ -112,7 +113,7 @@ def _connected(address: str) -> Iterator[Any]:
         import ray
     except ModuleNotFoundError:
         raise UserError("--ray: Ray is not installed; pip install -r requirements-cluster.txt") from None
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {COMMIT: commit(HERE) or ""}
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder, "scripts")
         shutil.copytree(HERE / "lib", code / "lib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -249,9 +250,7 @@ def _work(job: Job, data: np.ndarray | None, before: list, threads: dict[str, st
             child.wait()
         if child.returncode:
             errors.seek(0)
-            killed = child.returncode < 0
-            reason = f"was ended by signal {-child.returncode}" if killed else complaint(errors.read())
-            yield Failure(reason, again=killed)
+            yield Failure(complaint(child.returncode, errors.read()), again=child.returncode < 0)
 
 
 def _on_disk(data: np.ndarray) -> Path:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,6 +14,8 @@ import numpy as np
 from lib import callbacks, runs
 from lib.augment import Augmenter, Windows, epoch_tiles
 from lib.averaging import Average
+from lib.children import HERE
+from lib.commit import commit
 from lib.config import Config
 from lib.consistency import OwnLabels
 from lib.console import Console
@@ -303,14 +303,6 @@ def device() -> str:
 
 def environment() -> Environment:
     """Versions, backend, device and the code's commit: what a result depends on besides config and data."""
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        commit = (
-            os.environ.get("MARS_COMMIT")
-            or subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-        )
-    except OSError:  # no git here, nor kernels/entry.py that was told
-        commit = ""
     backend = __import__(keras.backend.backend())
     return Environment(
         python=platform.python_version(),
@@ -318,6 +310,6 @@ def environment() -> Environment:
         keras=keras.__version__,
         numpy=np.__version__,
         device=device(),
-        commit=commit or None,
+        commit=commit(HERE),
         **{keras.backend.backend(): backend.__version__},
     )

@@ -87,7 +87,7 @@ class Scripts:
     def light(self) -> None:
         """Kernels without the project's scripts, for tests that run none."""
         self._monkeypatch.setattr(packing, "scripts", lambda: {"train.py": ""})
-        self._monkeypatch.setattr(packing, "commit", lambda: None)
+        self._monkeypatch.setattr("lib.kaggle.kernel.commit", lambda _: None)
 
     def __call__(self, script: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess:
         """Runs a script to its end."""

@@ -17,7 +17,8 @@ from lib import children, cluster, terrain
 from lib.cluster import TRIES, Cluster, Failure, Files
 from lib.console import Console, UserError
 from lib.jobs import Training, files_in
-from lib.runs import METRICS, WEIGHTS, write_text
+from lib.records import Environment
+from lib.runs import ENVIRONMENT, METRICS, WEIGHTS, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = Console(quiet=True)
@@ -290,3 +291,5 @@ def test_a_node_is_killed_and_the_weights_are_the_same(tmp_path):
     assert len(runs) == 10
     for run in runs:
         assert same_weights(tmp_path / "far" / run, tmp_path / "near" / run), run
+        there, here = (Environment.read((tmp_path / name / run).with_name(ENVIRONMENT), "") for name in ("far", "near"))
+        assert there.commit == here.commit, run

@@ -20,6 +20,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lib.commit import commit
 from lib.config import Config, Share
 from lib.console import UserError
 from lib.experiments import make_config
@@ -41,7 +42,9 @@ _FILLED_IN = re.compile('^BUNDLE = "([0-9a-f]+)"$.*?^PAYLOAD = """(.*?)"""$', re
 
 def add_job_options(parser) -> None:
     """Adds the options of `Job.asked` to an argparse parser, spelled as train.py spells them."""
-    parser.add_argument("--fold", default="all", help="a fold's number, all (default), or none: train on every tile")
+    parser.add_argument(
+        "--fold", default="all", help="folds such as 0 or 0,2, all (default), or none: train on every tile"
+    )
     parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs")
     settings = f"change config fields; {GPU_PRECISION} comes first"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
@@ -231,7 +234,8 @@ def slug_of(job: Job) -> str:
 
 def _script(job: Job, continues: bool) -> tuple[str, str]:
     """The hash of code and job, and kernels/entry.py with both filled in."""
-    carried = {"job": job.model_dump(), "files": packing.scripts(), "commit": packing.commit(), "continues": continues}
+    files, version = packing.scripts(), commit(packing.ROOT)
+    carried = {"job": job.model_dump(), "files": files, "commit": version, "continues": continues}
     payload = json.dumps(carried, sort_keys=True)
     entry = (packing.ROOT / "kernels" / "entry.py").read_text()
     bundle = hashlib.sha256((entry + payload).encode()).hexdigest()[:16]

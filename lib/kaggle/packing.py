@@ -1,4 +1,4 @@
-"""What travels in a kernel: the tracked scripts, all that they import, and the commit that they are of."""
+"""What travels in a kernel: the tracked scripts, and all that they import."""
 
 from __future__ import annotations
 
@@ -32,14 +32,6 @@ def scripts() -> dict[str, str]:
             if module not in files and (ROOT / module).exists():
                 raise UserError(f"{module}: imported by {name}, but git does not track it: git add {module}")
     return files
-
-
-def commit() -> str | None:
-    """The commit, as `git describe` names it, with `-dirty` where something is changed; None before the first one."""
-    try:
-        return _git("describe", "--always", "--dirty").strip() or None
-    except UserError:
-        return None
 
 
 def _git(*arguments: str) -> str:
