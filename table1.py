@@ -59,7 +59,7 @@ def main() -> None:
         "--experiments", nargs="+", default=list(LADDER), metavar="NAME", help="experiments; default: the report's"
     )
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
-    parser.add_argument("--fold", default="0", help="a fold's number or all; default 0")
+    parser.add_argument("--fold", default="0", help="folds such as 0 or 0,2, or all; default 0")
     parser.add_argument("--seeds", nargs="+", type=option(Seed), help="default: the setting's")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all experiments alike"

@@ -77,7 +77,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("experiment", nargs="?", help="one of --list")
     parser.add_argument("--list", action="store_true", help="show the experiments with their differences")
     parser.add_argument("--data", metavar="FILE", help="npz file; default: the competition's, else generated terrain")
-    parser.add_argument("--fold", default="0", help="a fold's number, all, or none (train on every tile); default 0")
+    parser.add_argument(
+        "--fold", default="0", help="folds such as 0 or 0,2, all, or none: train on every tile; default 0"
+    )
     parser.add_argument("--tiny", action="store_true", help="fewer filters and epochs: for a laptop")
     parser.add_argument(
         "--set",

@@ -3,13 +3,14 @@
     /kaggle/input/**/mars_for_students.npz -> /kaggle/working/{runs/, masks.npz, submission.csv, manifest.json}
 
 kernels/bundle.py fills BUNDLE and PAYLOAD in, which makes this one file the whole kernel. It installs and fetches
-nothing, runs the same scripts as a laptop does, each in a process of its own, and fails as soon as one of them fails.
+nothing, and runs the same scripts as a laptop does, one after the other, until one fails.
 
-Kaggle's machine has two T4s. Folds are independent of each other, so two of them train side by side, one per card: no
-gradient has to travel between the cards, and a fold's result does not depend on how many there are.
+Kaggle's machine has two T4s, and train.py trains a fold on each. There a fold that fails does not stop the others: the
+quota is spent on folds that come home, the kernel fails when they have ended, and another version trains what is
+missing. A mistake that all folds meet costs little: each fails at once.
 
-A session lasts twelve hours at most. Before that the scripts are ended, which leaves their runs as they were after the
-last epoch, and the manifest says that it is not complete; the next version finds this one's output mounted under
+A session lasts twelve hours at most. Before that the script at work is ended, which leaves its runs as they were after
+the last epoch, and the manifest says that it is not complete; the next version finds this one's output mounted under
 /kaggle/input and goes on with it.
 """
 
@@ -19,16 +20,17 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import importlib
 import json
+import math
 import os
-import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 BUNDLE = ""
@@ -45,89 +47,85 @@ class TimeIsUpError(RuntimeError):
 
 
 class Scripts:
-    """Runs the unpacked scripts in the output folder and passes their lines on.
-
-    When one fails, the others are ended too: the GPU quota is better kept for the next try. So are all of them after
-    so many seconds, by TimeIsUpError.
+    """Runs the unpacked scripts in the output folder, passes their lines on, and ends the one that is at work when
+    time.monotonic() has come to `end`.
     """
 
-    def __init__(self, code: Path, working: Path, commit: str | None, seconds: float | None):
-        self.code, self.working = code, working
+    def __init__(self, code: Path, working: Path, commit: str | None, end: float):
+        self._code, self._working, self._end = code, working, end
         self._environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"MARS_COMMIT": commit} if commit else {})
-        self._running: set[subprocess.Popen] = set()
-        self._failure: RuntimeError | None = None
-        self._lock = threading.Lock()
-        if seconds is not None:
-            _later(seconds, self._time_is_up)
 
-    def run(self, *command: str, title: str = "", gpu: str | None = None) -> None:
-        """One script with its arguments; `title` marks its lines. Raises RuntimeError where it fails."""
-        environment = self._environment | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-        script, *arguments = command
-        with self._lock:
-            if self._failure:
-                raise self._failure
-            process = subprocess.Popen(
-                [sys.executable, str(self.code / script), *arguments],
-                cwd=self.working,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-            self._running.add(process)
+    def run(self, script: str, *arguments: str, look: Callable[[], None] = lambda: None) -> None:
+        """One script with its arguments; `look` is called after each of its lines.
+
+        Raises RuntimeError where it fails, TimeIsUpError where it was ended.
+        """
+        process = subprocess.Popen(
+            [sys.executable, str(self._code / script), *arguments],
+            cwd=self._working,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        left = self._end - time.monotonic()
+        ends = ((left, process.terminate), (left + GRACE, process.kill))
+        timers = [threading.Timer(min(seconds, threading.TIMEOUT_MAX), end) for seconds, end in ends]
+        for timer in timers:
+            timer.daemon = True
+            timer.start()
         for line in process.stdout or ():
-            print(title + line, end="", flush=True)
+            print(line, end="", flush=True)
+            look()
         code = process.wait()
-        with self._lock:
-            self._running.remove(process)
-            if code:
-                self._end(RuntimeError(f"{title}{script} failed with exit code {code}"))
-                raise self._failure or RuntimeError
-
-    def _time_is_up(self) -> None:
-        with self._lock:
-            self._end(TimeIsUpError("time is up"))
-            _later(GRACE, lambda running=tuple(self._running): [process.kill() for process in running])
-
-    def _end(self, failure: RuntimeError) -> None:
-        self._failure = self._failure or failure
-        for process in self._running:
-            process.terminate()
+        for timer in timers:
+            timer.cancel()
+        if code and time.monotonic() >= self._end:
+            raise TimeIsUpError("time is up")
+        if code:
+            raise RuntimeError(f"{script} failed with exit code {code}")
 
 
 def main() -> None:
     """Unpacks, trains, infers, encodes, and tells in the manifest what it did."""
-    started = time.time()
+    started = time.monotonic()
     payload = json.loads(gzip.decompress(base64.b64decode(PAYLOAD)))
     job, working = payload["job"], ROOT / "working"
-    manifest = {"bundle": BUNDLE, "job": job, "complete": False, "seconds": 0, "files": {}}
-    write(manifest, working)
-    data, cards = find_data(ROOT / "input"), gpus()
-    if not cards and not job["cpu"]:
-        raise RuntimeError(
-            "no GPU on this machine, where training would take days: turn the GPU on, or push with --cpu"
-        )
-    if payload["continues"]:
-        copy_earlier(job, ROOT / "input", working)
-    print(f"bundle {BUNDLE}, commit {payload['commit']}, data {data}", flush=True)
+    noted: set[Path] = set()
 
     def note(**more: object) -> None:
-        seconds = round(time.time() - started)
-        write(manifest | {"seconds": seconds, "files": digests(working)} | more, working)
+        noted.update(finished(working))
+        seconds = round(time.monotonic() - started)
+        manifest = {"bundle": BUNDLE, "job": job, "complete": False, "seconds": seconds, "files": digests(working)}
+        write(manifest | more, working)
 
+    def look() -> None:
+        if not noted >= finished(working):
+            note()
+
+    note()
     with tempfile.TemporaryDirectory() as code:
         for name, text in payload["files"].items():
             path = Path(code, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        seconds = job["hours"] and 3600 * job["hours"]
-        scripts = Scripts(Path(code), working, payload["commit"], seconds)
+        sys.path.insert(0, code)
+        if not job["cpu"] and not importlib.import_module("lib.children").gpus():
+            raise RuntimeError(
+                "no GPU on this machine, where training would take days: turn the GPU on, or push with --cpu"
+            )
+        data = find_data(ROOT / "input")
+        if payload["continues"]:
+            copy_earlier(job, ROOT / "input", working)
+        print(f"bundle {BUNDLE}, commit {payload['commit']}, data {data}", flush=True)
+        end = started + 3600 * (job["hours"] or math.inf)
+        scripts = Scripts(Path(code), working, payload["commit"], end)
         try:
-            train(scripts, job, data, cards, payload["continues"], note)
-            folder = trained(working)
-            scripts.run("infer.py", str(folder), "--tta", "--data", str(data), "--out", "masks.npz")
+            scripts.run("train.py", *words(job), "--data", str(data), "--resume", look=look)
+            folder = min(finished(working)).parent
+            name = str(folder.relative_to(working))
+            scripts.run("infer.py", name, "--tta", "--data", str(data), "--out", "masks.npz")
             scripts.run("submission.py", "masks.npz", "--out", "submission.csv", "--data", str(data))
         except TimeIsUpError:
             note()
@@ -136,9 +134,9 @@ def main() -> None:
         except RuntimeError:
             note()
             raise
-    config = json.loads(next((working / folder).glob("fold_*/config.json")).read_text())
-    note(complete=True, config=config, score=score(working / folder))
-    print(f"done in {(time.time() - started) / 60:.0f} min", flush=True)
+    config = json.loads(next(folder.glob("fold_*/config.json")).read_text())
+    note(complete=True, config=config, score=score(folder))
+    print(f"done in {(time.monotonic() - started) / 60:.0f} min", flush=True)
 
 
 def find_data(folder: Path) -> Path:
@@ -167,44 +165,16 @@ def copy_earlier(job: dict, mounted: Path, working: Path) -> None:
     print(f"going on with {copied} files of {manifest.parent}", flush=True)
 
 
-def train(scripts: Scripts, job: dict, data: Path, cards: list[str], resume: bool, note) -> None:
-    """Trains the job's folds, as many at a time as there are GPUs, on a CPU one after the other; `note`s each."""
-    free: queue.Queue[str | None] = queue.Queue()
-    for card in cards:
-        free.put(card)
-    if not cards:
-        free.put(None)
-    options = ["--data", str(data), *(["--tiny"] if job["tiny"] else []), *(["--resume"] if resume else [])]
+def words(job: dict) -> list[str]:
+    """The job's arguments of train.py."""
+    folds = ",".join("none" if fold is None else str(fold) for fold in job["folds"])
     settings = ["--set", *job["settings"]] if job["settings"] else []
-
-    def train_fold(fold: int | None) -> None:
-        name = "none" if fold is None else str(fold)
-        card = free.get()
-        try:
-            scripts.run(
-                "train.py", job["experiment"], "--fold", name, *options, *settings, title=f"fold {name}: ", gpu=card
-            )
-            note()
-        finally:
-            free.put(card)
-
-    with ThreadPoolExecutor(free.qsize()) as pool:
-        list(pool.map(train_fold, job["folds"]))
+    return [job["experiment"], "--fold", folds, *(["--tiny"] if job["tiny"] else []), *settings]
 
 
-def gpus() -> list[str]:
-    """Numbers of the NVIDIA cards, as CUDA_VISIBLE_DEVICES wants them; empty where there is none."""
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return [str(number) for number in range(listed.count("GPU "))]
-
-
-def trained(working: Path) -> Path:
-    """The one experiment folder that training wrote, relative to the output folder."""
-    (folder,) = (working / "runs").iterdir()
-    return folder.relative_to(working)
+def finished(working: Path) -> set[Path]:
+    """The folders of the runs that have come to their end."""
+    return {path.parent for path in (working / "runs").glob("*/fold_*/metrics.json")}
 
 
 def score(folder: Path) -> float | None:
@@ -230,15 +200,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 def write(manifest: dict, folder: Path) -> None:
     """Writes the manifest, whole or not at all."""
-    partial = folder / f"{MANIFEST}.{threading.get_ident()}.partial"  # two folds may end at a time
+    partial = folder / f"{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=1))
     os.replace(partial, folder / MANIFEST)
-
-
-def _later(seconds: float, function) -> None:
-    timer = threading.Timer(seconds, function)
-    timer.daemon = True
-    timer.start()
 
 
 if __name__ == "__main__":

@@ -229,15 +229,17 @@ class Config(Record):
         return {name: value for name, value in self if value != getattr(other, name)}
 
     def chosen_folds(self, text: str) -> tuple[int | None, ...]:
-        """The folds that `--fold` names: a number, `all`, or `none` (no validation fold: None). Raises UserError."""
-        folds = {str(fold): fold for fold in range(self.folds)}
+        """The folds that `--fold` names: numbers, comma-separated, `all`, or `none` (no validation fold: None).
+
+        Raises UserError.
+        """
         if text == "none":
             return (None,)
-        if text == "all":
-            return tuple(folds.values())
-        if text not in folds:
+        folds = {str(fold): fold for fold in range(self.folds)}
+        chosen = folds.keys() if text == "all" else set(text.split(","))
+        if not chosen <= folds.keys():
             raise UserError(f"--fold {text}: choose 0 to {self.folds - 1}, all or none")
-        return (folds[text],)
+        return tuple(fold for name, fold in folds.items() if name in chosen)
 
     def hash(self) -> str:
         """Twelve hex digits of the configuration's SHA-256."""

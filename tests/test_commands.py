@@ -42,7 +42,7 @@ REFUSED = [
     (train, "seventh --set views=shift(99,0)", "99 in 'shift(99,0)'"),
     (train, "seventh --set views=", "views: needs 1 or more"),
     (train, "seventh --fold ²", "--fold ²: choose 0 to 4, all or none"),
-    (train, "seventh --fold 0,1", "--fold 0,1: choose 0 to 4, all or none"),
+    (train, "seventh --fold 0,5", "--fold 0,5: choose 0 to 4, all or none"),
     (train, "seventh --fold 5", "--fold 5: choose 0 to 4, all or none"),
     (train, "seventh --fold ''", "--fold: is empty"),
     (train, "seventh --runs ''", "--runs: is empty"),

@@ -190,10 +190,11 @@ def test_folds_by_number_all_or_none():
     config = Config(folds=3)
     assert config.chosen_folds("all") == (0, 1, 2)
     assert config.chosen_folds("2") == (2,)
+    assert config.chosen_folds("2,0,2") == (0, 2)
     assert config.chosen_folds("none") == (None,)
 
 
-@pytest.mark.parametrize("text", ["3", "-1", "x", "", "²", "٢", "00", "1" * 5000])
+@pytest.mark.parametrize("text", ["3", "-1", "x", "", "0,3", "0,", "0,none", "²", "٢", "00", "1" * 5000])
 def test_other_folds_are_refused(text):
     with pytest.raises(UserError, match="choose 0 to 2, all or none"):
         Config(folds=3).chosen_folds(text)

@@ -25,6 +25,7 @@ from conftest import ROOT
 from kaggle_scripts import TWO_FOLDS, FakeClock, Scripts, attached, cut_off, output_of, pushed
 from kaggle_server import KEY, Fault, KaggleServer, Session, assert_refused
 
+from lib.commit import commit
 from lib.console import UserError
 from lib.kaggle import packing
 from lib.kaggle.kernel import Job, Kernel
@@ -111,6 +112,9 @@ def test_metadata_states_every_field_that_the_client_reads(tmp_path):
     assert metadata["machine_shape"] == "NvidiaTeslaT4"
 
 
+USED = ("lib/__init__.py", "lib/children.py", "lib/console.py")  # by kernels/entry.py itself
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A git checkout with kernels/entry.py, the scripts it runs and one module, to be packed in place of this one."""
@@ -120,6 +124,8 @@ def project(tmp_path, monkeypatch):
     for name in ("entry.py", "kernel-metadata.json"):
         (root / "kernels" / name).write_text((ROOT / "kernels" / name).read_text())
     (root / "lib" / "report" / "table.py").write_text("table = 1\n")
+    for name in USED:
+        (root / name).write_text((ROOT / name).read_text())
     for name in packing.NEEDED:
         (root / name).touch()
     subprocess.run(["git", "init", "--quiet", root], check=True)
@@ -141,7 +147,7 @@ def test_bundle_holds_tracked_scripts_only(project, tmp_path):
         (project / name).write_text(KEY)
     subprocess.run(["git", "-C", project, "add", "--force", *careless], check=True)
     Kernel.build(JOB, "me", tmp_path / "kernel")
-    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py", *packing.NEEDED}
+    assert set(packed(tmp_path / "kernel")) == {"lib/report/table.py", *USED, *packing.NEEDED}
 
 
 def test_hash_names_code_and_job(project, tmp_path):
@@ -212,28 +218,29 @@ def test_the_version_stands_beside_the_kernel(project, tmp_path):
 # On Kaggle's machine, with stand-ins for the scripts
 
 SCRIPT = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
 arguments = sys.argv[1:]
 with open("calls", "a") as stream:
     commit, card = os.environ.get("MARS_COMMIT"), os.environ.get("CUDA_VISIBLE_DEVICES")
     print(pathlib.Path(__file__).stem, *arguments, commit, card, file=stream)
 if sys.argv[0].endswith("train.py"):
-    fold = arguments[arguments.index("--fold") + 1]
-    if "seed=1" in arguments and fold == "1":
-        sys.exit("no memory left")
-    if "seed=2" in arguments:  # each waits for the other: possible side by side only
-        pathlib.Path("began_" + fold).touch()
-        while not pathlib.Path("began_" + str(1 - int(fold))).exists():
-            time.sleep(0.01)
-    if "seed=1" in arguments:
-        time.sleep(60)
-    folder = pathlib.Path("runs/seventh/fold_" + fold)
-    folder.mkdir(parents=True, exist_ok=True)
-    if "seed=3" in arguments and fold == "1" and not (folder / "state.npz").exists():
-        (folder / "state.npz").write_text("half")
-        time.sleep(60)
-    (folder / "config.json").write_text("{}")
-    (folder / "metrics.json").write_text("{}")
+    for fold in arguments[arguments.index("--fold") + 1].split(","):
+        folder = pathlib.Path("runs/seventh/fold_" + fold)
+        folder.mkdir(parents=True, exist_ok=True)
+        if "seed=1" in arguments and fold == "1":
+            sys.exit("no memory left")
+        if "seed=2" in arguments and fold == "1":  # the kernel is killed once it knows of the other fold
+            for _ in range(500):
+                if "fold_0/metrics.json" not in pathlib.Path("manifest.json").read_text():
+                    time.sleep(0.01)
+            os.kill(os.getppid(), signal.SIGKILL)
+            sys.exit()
+        if "seed=3" in arguments and fold == "1" and not (folder / "state.npz").exists():
+            (folder / "state.npz").write_text("half")
+            time.sleep(60)
+        (folder / "config.json").write_text("{}")
+        (folder / "metrics.json").write_text("{}")
+        print("fold", fold, "is finished", flush=True)
 elif sys.argv[0].endswith("infer.py"):
     validation = {"plain": {"mean_iou": 0.4}, "tta": {"mean_iou": 0.5}}
     pathlib.Path("runs/seventh/validation.json").write_text(json.dumps(validation))
@@ -290,20 +297,29 @@ def test_data_is_found_wherever_it_is_mounted(kaggle, tmp_path):
     assert f"--data {tmp_path}/kaggle/input/a/b/c/mars_for_students.npz" in (working / "calls").read_text()
 
 
-def test_two_gpus_train_two_folds_side_by_side(kaggle):
-    process, working = kaggle(["seed=2"], gpus=2)
+def test_train_py_deals_all_folds_out_to_all_gpus(kaggle):
+    process, working = kaggle(gpus=2, cpu=False)
     assert process.returncode == 0, process.stderr
-    trained = [line.split() for line in (working / "calls").read_text().splitlines() if line.startswith("train")]
-    assert {words[-1] for words in trained} == {"0", "1"}
+    (trained,) = (line for line in (working / "calls").read_text().splitlines() if line.startswith("train"))
+    told = "train seventh --fold 0,1 --tiny --set precision=mixed_float16 folds=2 --data "
+    assert trained.startswith(told) and trained.endswith(" --resume None None")
 
 
-def test_failing_fold_fails_the_kernel_and_ends_the_others(kaggle):
-    process, working = kaggle(["seed=1"], gpus=2)
+def test_a_fold_that_fails_fails_the_kernel_and_tells_why(kaggle):
+    process, working = kaggle(["seed=1"])
     assert process.returncode == 1
-    assert "fold 1: no memory left" in process.stdout
-    assert process.stderr.splitlines()[-1] == "RuntimeError: fold 1: train.py failed with exit code 1"
-    assert not json.loads((working / "manifest.json").read_text())["complete"]
+    assert "no memory left" in process.stdout
+    assert process.stderr.splitlines()[-1] == "RuntimeError: train.py failed with exit code 1"
+    manifest = json.loads((working / "manifest.json").read_text())
+    assert not manifest["complete"] and "runs/seventh/fold_0/metrics.json" in manifest["files"]
     assert "infer" not in (working / "calls").read_text()
+
+
+def test_a_kernel_that_is_killed_has_noted_each_finished_fold(kaggle):
+    process, working = kaggle(["seed=2"])
+    assert process.returncode == -signal.SIGKILL
+    manifest = json.loads((working / "manifest.json").read_text())
+    assert not manifest["complete"] and "runs/seventh/fold_0/metrics.json" in manifest["files"]
 
 
 def test_missing_data_fails_the_kernel(kaggle):
@@ -776,7 +792,7 @@ def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted
     run = Scripts(server, tmp_path, monkeypatch, clock)
     smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 oversample=1 epochs=4 batch_size=8 precision=float32"
     settings = ["--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip"]
-    commit = packing.commit()
+    version = commit(ROOT)
     process = run("kernels/push.py", "seventh", *settings, "--cpu", "--poll", "1")
     assert_refused(process, "ended as ERROR", "finished folds in place: 0; missing: 1")
     assert (tmp_path / "runs/seventh/fold_0/metrics.json").exists()
@@ -786,8 +802,8 @@ def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted
     (folder,) = attached(process)
     process = run("kernels/push.py", "--attach", folder, "--resume", "--poll", "1")
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "fold 0: runs/seventh/fold_0: finished before" in "\n".join(machines[1].log())
-    assert re.search("fold 1: resumed after epoch [1-3]\n", "\n".join(machines[1].log()))
+    assert "runs/seventh/fold_0: finished before" in "\n".join(machines[1].log())
+    assert re.search("\nresumed after epoch [1-3]\n", "\n".join(machines[1].log()))
 
     kept, weights = "runs/seventh/fold_0/best.weights.h5", "best.weights.h5"
     assert (tmp_path / kept).read_bytes() == (machines[0].working / kept).read_bytes()
@@ -805,7 +821,7 @@ def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted
     validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())
     assert manifest["score"] == validation["tta"]["mean_iou"] and validation["tiles"] == 40
     assert manifest["config"] == json.loads((tmp_path / "runs/seventh/fold_0/config.json").read_text())
-    assert json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"] == commit
+    assert json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"] == version
 
     process = run("submission.py", "runs/seventh/masks.npz", "--submit", "-m", "cycle", "--data", data)
     assert process.returncode == 0, process.stderr
