@@ -7,6 +7,7 @@ import queue
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from lib.console import UserError
 HERE = Path(__file__).resolve().parent.parent
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+LONGEST = 500  # characters of a command in a message
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -50,7 +52,8 @@ class Children:
         finally:
             self._shares.put(share)
         if child.returncode:
-            raise UserError(f"{shlex.join([name, *arguments])}: {complaint(errors)}; run it alone to see more")
+            told = textwrap.shorten(shlex.join([name, *arguments]), LONGEST, placeholder=" ...")
+            raise UserError(f"{told}: {complaint(errors)}; run it alone to see more")
 
     def map(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """What `job`, which calls `run`, gives for each item, in their order. On Ctrl-C the children end, too."""
