@@ -97,7 +97,7 @@ def sizes(*megapixels: float) -> dict[Path, int]:
         ([8] * 64, 10, 2, [8] * 8),  # no more than four for each
         ([8] * 8, 1, None, [2, 2, 2, 2]),
         ([1] * 8, 1, None, [8]),
-        ([100] * 8, 1, 1, [2] * 4),  # what lies in memory
+        ([128] * 16, 1, 1, [2] * 8),  # what lies in memory
         ([0.001] * 600, 1, 1, [256, 256, 88]),  # what stands on a command line
     ],
 )
