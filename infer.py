@@ -6,6 +6,7 @@ python infer.py seventh --views "identity,shift(0,8)"   other views than the run
 python infer.py --tta --neighbours labels               neighbouring tiles' labels count, too
 python infer.py fifth seventh --decision tuned          weights and rule that judge.py --decide tuned for these
 python infer.py best --tta --frames DIR --out DIR       camera frames of any size, to masks in the palette
+python infer.py best --frames DIR --out DIR --ray       dealt out by Ray: on this machine, or with ADDRESS on a cluster
 
 What the networks say is kept in each run's folder probabilities/, and not predicted again while it fits. Frames are
 grey PNG, JPEG, TIFF, IMG or VICAR of 8 or 16 bits; those whose masks are finished are left out the next time.
@@ -26,6 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from lib import data
+from lib.batches import deal_out
+from lib.children import gpus
 from lib.config import Neighbours
 from lib.console import USER_ERROR_EXIT, ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import Decision, decide, find_decision
@@ -36,8 +39,9 @@ from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, Judged, clues_for_test, 
 from lib.npz import write_array
 from lib.predict import PLAIN, labels, parse_views
 from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
-from lib.records import Data, Origin, Scores, Validation, Views
+from lib.records import Data, Origin, Positive, Scores, Validation, Views
 from lib.runs import CONFIG, VALIDATION, WEIGHTS, Run, find_runs, write_text
+from lib.schema import option
 from lib.segment import Ensemble, segment_all
 from lib.task import CLASSES, HEIGHT, WIDTH
 
@@ -135,7 +139,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="FILE", help="npz file; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument(
-        "--frames", type=Path, metavar="DIR", help="a folder of camera frames, in place of the npz file"
+        "--frames",
+        nargs="+",
+        type=Path,
+        metavar="DIR|FILE",
+        help="a folder of camera frames, or some of them, in place of the npz file",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=option(Positive),
+        metavar="N",
+        help="with --frames: so many processes share them; default: one, or one for each GPU",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="deal frames out by Ray, on the cluster at ADDRESS or on this machine; requirements-cluster.txt",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="where the masks go; default: masks.npz; with --frames a folder"
@@ -149,20 +170,30 @@ def parse() -> argparse.Namespace:
         unfit["decision"] = args.decision != "argmax"
         for name in (name for name, given in unfit.items() if given):
             raise UserError(f"--{name.replace('_', '-')}: is about tiles of an npz file; leave it or --frames out")
+    elif args.jobs or args.ray is not None:
+        name = "--jobs" if args.jobs else "--ray"
+        raise UserError(f"{name}: deals frames out; name them with --frames, or leave it out")
     return args
 
 
 def segment_frames(
     args: argparse.Namespace, runs: Sequence[Run], views: tuple[str, ...] | None, console: Console
 ) -> int | None:
-    """Masks of a folder of frames. The exit code is that of bad input where one of them could not be read."""
+    """Masks of frames. The exit code is that of bad input where one of them could not be read."""
     ensemble = Ensemble(runs, views, choose_background(runs, args.allow_background, None))
     console.facts(
         runs=", ".join(str(run.folder) for run in runs),
         views=used_views(runs, views),
-        frames=args.frames,
+        frames=args.frames[0] if len(args.frames) == 1 else f"{len(args.frames)} files",
     )
-    found = segment_all(ensemble, args.frames, args.out, console)
+    try:
+        if args.ray is not None or (args.jobs or len(gpus())) > 1:
+            found = deal_out(ensemble, args.frames, args.out, args.ray, args.jobs, console)
+        else:
+            found = segment_all(ensemble, args.frames, args.out, console)
+    except KeyboardInterrupt:
+        console.line("\nfinished masks stay; the same command goes on")
+        raise
     counts = ", ".join(f"{len(frames)} {what}" for what, frames in found.items() if frames)
     console.line(f"\n{args.out}: {counts}")
     console.result(out=args.out, **{what: [str(frame) for frame in frames] for what, frames in found.items()})

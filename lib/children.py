@@ -7,6 +7,7 @@ import queue
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from lib.console import UserError
 HERE = Path(__file__).resolve().parent.parent
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+LONGEST = 500  # characters of a command in a message
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -50,7 +52,8 @@ class Children:
         finally:
             self._shares.put(share)
         if child.returncode:
-            told = f"{shlex.join([name, *arguments])}: {complaint(child.returncode, errors)}"
+            job = textwrap.shorten(shlex.join([name, *arguments]), LONGEST, placeholder=" ...")
+            told = f"{job}: {complaint(child.returncode, errors)}"
             if child.returncode < 128:  # else it was told to end, and so are the others; these may go on for hours
                 print(errors + told, file=sys.stderr, flush=True)
             raise UserError(told)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -153,10 +153,13 @@ class _Dealer:
         # Ray would begin a lost one anew; here it goes on with what came back of it
         self._task = ray.remote(max_retries=0, **wanted)(_work)
         self._stored: dict[Path, Any] = {}
+        self._single: set[Path] = set()  # what one job alone needs, and nobody after it
 
     def run(self, jobs: Sequence[Job]) -> list[str | None]:
         """The error of each job, None where it went well."""
         waiting, tries = deque(jobs), dict.fromkeys(jobs, 0)
+        times = Counter(path for job in jobs for path in job.needs)
+        self._single = {path for path, count in times.items() if count == 1}
         errors: dict[Job, str | None] = {}
         running: dict[Any, Job] = {}
         try:
@@ -198,12 +201,14 @@ class _Dealer:
         before = [self._once(path, partial(_needed, path, job.runs)) for path in job.needs]
         own = Files.of(partial(job.files, job.runs), job.runs, {})
         before += [self._ray.put(own)] if own else []
-        path = job.data or default_file()
+        path = default_file() if job.data is None else job.data
         data = self._once(Path(path), partial(np.fromfile, path, np.uint8)) if path else None
         return self._task.remote(job, data, before, self._threads)
 
     def _once(self, path: Path, read: Callable[[], Any]):
-        """What is read of a path, in the object store; once for all jobs."""
+        """What is read of a path, in the object store: once for all jobs, or until the only one that needs it ends."""
+        if path in self._single:
+            return self._ray.put(read())
         if path not in self._stored:
             self._stored[path] = self._ray.put(read())
         return self._stored[path]
@@ -229,8 +234,8 @@ def _work(job: Job, data: np.ndarray | None, before: list, threads: dict[str, st
 
     with tempfile.TemporaryDirectory(prefix="mars-") as folder, tempfile.TemporaryFile("w+") as errors:
         runs = Path(folder)
-        for files in ray.get(before):
-            files.write(runs)
+        for reference in before:
+            ray.get(reference).write(runs)
         path = None if data is None else str(_on_disk(data))
         find = partial(job.files, runs)
         known = _stamps(find(), runs)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class Job(Protocol):
 
     @property
     def data(self) -> str | None:
-        """The data file; None: the default data."""
+        """The data file; None: the default data; "": it reads none."""
 
     @property
     def needs(self) -> Sequence[Path]:
@@ -170,21 +170,31 @@ def watching(jobs: Sequence[Training], console: Console) -> Iterator[None]:
     if console.silent or not jobs:
         yield
         return
-    ended, board = threading.Event(), _Board(jobs, console)
+    board = _Board(jobs, console)
+    try:
+        with looking(board.look):
+            yield
+    finally:
+        board.close()
 
-    def look() -> None:
+
+@contextmanager
+def looking(look: Callable[[], object]) -> Iterator[None]:
+    """Calls `look` again and again while the block runs, and once more at its end, however that comes."""
+    ended = threading.Event()
+
+    def again() -> None:
         while not ended.wait(LOOK):
-            board.look()
+            look()
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=again, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        board.look()
-        board.close()
+        look()
 
 
 class _Board:

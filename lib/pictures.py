@@ -91,6 +91,13 @@ def open_picture(path: Path) -> Iterator[Picture]:
         yield picture
 
 
+def check_picture(path: Path) -> None:
+    """Reads a whole picture, strip by strip. Raises BadPicture as `open_picture` does."""
+    with open_picture(path) as picture:
+        for start in range(0, picture.height, STRIP):
+            picture.rows(start, min(start + STRIP, picture.height))
+
+
 @contextmanager
 def _opened(path: Path):
     """A Pillow image or a rasterio dataset; of both, `height` and `width` are known before a pixel is read."""

@@ -1,6 +1,6 @@
 """Camera frames of any size to masks: a folder of pictures in, a folder of indexed PNGs and pictures to look at out.
 
-    found = segment_all(ensemble, folder, out, console)       # every frame that is not finished yet
+    found = segment_all(ensemble, [folder], out, console)     # every frame that is not finished yet
     segment(path, out, ensemble)                              # one of them; in any process, again as often as one likes
 
 `<name>_mask.png` has a pixel for each of the frame's, whose value is the class; `<name>_beside.png` shows both side by
@@ -62,14 +62,14 @@ class Ensemble:
         """What the sides of windows are multiples of."""
         return max(step(run.config) for run in self.runs)
 
+    def views_of(self, run: Run) -> tuple[str, ...]:
+        """What is averaged of one of the runs."""
+        return run.config.views if self.views is None else self.views
+
     def made_by(self, frame: Path) -> str:
         """What a frame's mask depends on, as JSON."""
         members = [
-            {
-                "weights": digest,
-                "config": run.config.differences(Config()),
-                "views": run.config.views if self.views is None else self.views,
-            }
+            {"weights": digest, "config": run.config.differences(Config()), "views": self.views_of(run)}
             for run, digest in zip(self.runs, self.digests)
         ]
         return json.dumps({"format": FORMAT, "frame": sha256(frame), "background": self.background, "members": members})
@@ -87,7 +87,7 @@ class Ensemble:
                 made[config] = tiles, frames, probability_model(frames)
             tiles, frames, network = made[config]
             weights = run.weights(tiles)
-            views = run.config.views if self.views is None else self.views
+            views = self.views_of(run)
 
             def predict(windows: np.ndarray) -> np.ndarray:
                 return self._known(predict_probabilities(network, windows, views, run.folder, batch=len(windows)))
@@ -109,14 +109,14 @@ class Ensemble:
         return known / np.maximum(known.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def segment_all(ensemble: Ensemble, folder: Path, out: Path, console: Console) -> dict[str, list[Path]]:
-    """Segments the frames of a folder; what is finished already is left as it is.
+def segment_all(ensemble: Ensemble, given: Sequence[Path], out: Path, console: Console) -> dict[str, list[Path]]:
+    """Segments frames one after the other; what is finished already is left as it is.
 
     A frame that cannot be read gets a line on standard error, and the others go on.
 
     Args:
         ensemble: of finished runs.
-        folder: of files whose names end as one of lib.pictures.FORMATS; others, hidden ones and folders are left alone.
+        given: the frames, or the folder of them: see `find_frames`.
         out: the folder of masks; made where it is not there.
         console: shows the progress.
 
@@ -126,18 +126,10 @@ def segment_all(ensemble: Ensemble, folder: Path, out: Path, console: Console) -
     Raises:
         UserError: where the folders do not fit, there is no frame, two would have one mask, or a network fails.
     """
-    ensemble.check()
-    frames = find_frames(folder, console)
-    check_out(folder, out)
-    found: dict[str, list[Path]] = {"made": [], "kept": [], "failed": []}
-    windows: dict[Path, int] = {}
-    for frame in frames:  # before hours of work, not in their middle
-        try:
-            down, across = grid(*size_of(frame), ensemble.step)
-            windows[frame] = len(down) * len(across) * len(ensemble.runs)
-        except BadPicture as error:
-            console.error(str(error))
-            found["failed"].append(frame)
+    sizes, failed = look_over(ensemble, given, out, console)
+    found: dict[str, list[Path]] = {"made": [], "kept": [], "failed": failed}
+    grids = {frame: grid(*size, ensemble.step) for frame, size in sizes.items()}
+    windows = {frame: len(down) * len(across) * len(ensemble.runs) for frame, (down, across) in grids.items()}
     with console.progress(sum(windows.values()), "frames", "window") as bar:
         for number, (frame, count) in enumerate(windows.items(), start=1):
             start, before = time.perf_counter(), bar.n
@@ -157,6 +149,35 @@ def segment_all(ensemble: Ensemble, folder: Path, out: Path, console: Console) -
     return found
 
 
+def look_over(
+    ensemble: Ensemble, given: Sequence[Path], out: Path, console: Console
+) -> tuple[dict[Path, tuple[int, int]], list[Path]]:
+    """What can be known before hours of work: height and width of each frame, and the frames that have no header.
+
+    The latter get their line. Arguments and what is raised: see `segment_all`.
+    """
+    ensemble.check()
+    frames = find_frames(given, console)
+    for folder in {frame.parent for frame in frames}:
+        check_out(folder, out)
+    sizes: dict[Path, tuple[int, int]] = {}
+    failed = []
+    for frame in frames:
+        try:
+            sizes[frame] = size_of(frame)
+        except BadPicture as error:
+            console.error(str(error))
+            failed.append(frame)
+    return sizes, failed
+
+
+def finished(frame: Path, out: Path, ensemble: Ensemble) -> bool:
+    """Whether a frame's mask and picture are there, made from the same frame, weights and views."""
+    mask, beside = outputs(frame, out)
+    note = made_by(mask) if beside.is_file() else None
+    return note is not None and note == ensemble.made_by(frame)
+
+
 def segment(frame: Path, out: Path, ensemble: Ensemble, told: Callable[[], object] = lambda: None) -> Picture | None:
     """Writes a frame's mask and the picture beside it, whole or not at all, unless they are there already.
 
@@ -174,10 +195,10 @@ def segment(frame: Path, out: Path, ensemble: Ensemble, told: Callable[[], objec
     Raises:
         BadPicture: where the frame cannot be read. UserError: where a network answers NaN. OSError.
     """
+    if finished(frame, out, ensemble):
+        return None
     mask, beside = outputs(frame, out)
     note = ensemble.made_by(frame)
-    if beside.is_file() and made_by(mask) == note:
-        return None
     with open_picture(frame) as picture, replacing(mask, "wb") as stream:
         shown = _Shown(picture)
         write_mask(stream, _labels(picture, ensemble, shown, told), picture.height, picture.width, note)
@@ -227,21 +248,34 @@ class _Shown:
         figures.beside(path, figures.brighten(means[..., 0]), means[..., 1:], f"{name}{smaller}")
 
 
-def find_frames(folder: Path, console: Console) -> list[Path]:
-    """The pictures in a folder, by name. Raises UserError where there is none, or two would have one mask."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'}; name one with frames")
+def find_frames(given: Sequence[Path], console: Console) -> list[Path]:
+    """The frames named, or those in the one folder that is named, by name.
+
+    In a folder they are the files whose names end as one of lib.pictures.FORMATS; others, hidden ones and folders are
+    left alone. Raises UserError where there is none, a name is of no frame, or two would have one mask.
+    """
+    frames = _in_folder(given[0], console) if len(given) == 1 and given[0].is_dir() else list(dict.fromkeys(given))
+    for frame in frames:
+        if not frame.is_file():
+            what = "is no file" if frame.exists() else "no such file or folder"
+            raise UserError(f"{frame}: {what}; name one folder with frames, or files, and runs before --frames")
+        if frame.suffix.lower() not in FORMATS:
+            raise UserError(f"{frame}: is no frame by its name; they end in {', '.join(FORMATS)}")
+    seen: dict[str, Path] = {}
+    for frame in frames:
+        other = seen.setdefault(frame.stem.casefold(), frame)  # some disks do not tell A from a
+        if other != frame:
+            raise UserError(f"{other} and {frame}: both would become {outputs(frame, Path())[0]}; rename one of them")
+    return frames
+
+
+def _in_folder(folder: Path, console: Console) -> list[Path]:
     files = sorted(folder.iterdir())
     frames = [path for path in files if path.suffix.lower() in FORMATS and path.name[0] != "." and path.is_file()]
     if not frames:
         raise UserError(f"{folder}: no frame in it; they end in {', '.join(FORMATS)}")
     if len(frames) < len(files):
         console.line(f"{folder}: {len(files) - len(frames)} other files and folders in it are left alone")
-    seen: dict[str, Path] = {}
-    for frame in frames:
-        other = seen.setdefault(frame.stem.casefold(), frame)  # some disks do not tell A from a
-        if other != frame:
-            raise UserError(f"{other} and {frame}: both would become {outputs(frame, Path())[0]}; rename one of them")
     return frames
 
 

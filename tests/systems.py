@@ -40,6 +40,19 @@ def make_system(folder: Path, dataset: Dataset, folds=(0, 1, 2), skill: float = 
     return folder
 
 
+def give_networks(experiment: Path) -> None:
+    """Weights of untrained networks for the runs of an experiment's folder, each fold's from a seed of its own."""
+    from lib import weights
+    from lib.models import build_model
+
+    for fold, folder in enumerate(sorted(experiment.glob("fold_*"))):
+        run = runs.Run.open(folder)
+        model = build_model(run.config.replace(seed=fold))
+        for layer in model.layers[-1:]:  # the logits: an untrained network is of no opinion
+            layer.set_weights([100 * weight for weight in layer.get_weights()])
+        weights.save(folder / runs.WEIGHTS, model)
+
+
 def stored_weights(path: Path) -> dict[str, np.ndarray]:
     """What lies in a weights file, by its place there."""
     import h5py

@@ -100,6 +100,7 @@ class Pretended:
     def __init__(self, answers, nodes=({"CPU": 2.0},)):
         self._answers, self._nodes = answers, nodes
         self.begun, self.most, self.cancelled, self.running = [], 0, [], []
+        self.data, self.stored = [], []
 
     def nodes(self):
         return [{"Alive": True, "Resources": node} for node in self._nodes]
@@ -109,6 +110,7 @@ class Pretended:
         return lambda function: SimpleNamespace(remote=self._begin)
 
     def _begin(self, job, data, before, threads):
+        self.data.append(data)
         self.begun.append((job, [name for files in before for name in files.changed], threads))
         stream = iter(self._answers[job].pop(0))
         self.running.append(stream)
@@ -119,6 +121,7 @@ class Pretended:
         return streams[-1:], streams[:-1]
 
     def put(self, value):
+        self.stored.append(value)
         return value
 
     def get(self, value):
@@ -192,6 +195,30 @@ def test_ctrl_c_cancels_what_is_running(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         deal(ray, jobs)
     assert ray.cancelled == ray.running and len(ray.running) == 2
+
+
+def test_what_one_job_alone_needs_is_not_kept_for_others(tmp_path):
+    for name in ("weights", "a.png", "b.png"):
+        write_text(tmp_path / name, name)
+    jobs = [
+        Training("first", fold, data="", runs=tmp_path, needs=(tmp_path / "weights", tmp_path / name))
+        for fold, name in enumerate(("a.png", "b.png"))
+    ]
+    ray = Pretended({job: [[]] for job in jobs})
+    dealer = cluster._Dealer(ray, 1, QUIET)
+    assert dealer.run(jobs) == [None, None]
+    assert [names for _, names, _ in ray.begun] == [["weights", "a.png"], ["weights", "b.png"]]
+    assert list(dealer._stored) == [tmp_path / "weights"]
+    assert [list(files.changed) for files in ray.stored] == [["weights"], ["a.png"], ["b.png"]]
+
+
+def test_a_job_without_data_is_not_sent_the_default_file(tmp_path, monkeypatch):
+    write_text(tmp_path / "d", "tiles")
+    monkeypatch.setattr(cluster, "default_file", lambda: str(tmp_path / "d"))
+    jobs = [Training("first", fold, data=data, runs=tmp_path) for fold, data in enumerate((None, ""))]
+    ray = Pretended({job: [[]] for job in jobs})
+    deal(ray, jobs)
+    assert bytes(ray.data[0]) == b"tiles" and ray.data[1] is None
 
 
 def test_what_a_job_needs_must_be_there(tmp_path):

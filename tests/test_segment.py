@@ -7,16 +7,16 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from systems import make_system, write_tiles
+from systems import give_networks, make_system, write_tiles
 
 import infer
-from lib import runs, segment, weights
+from lib import runs, segment
 from lib.console import Console, UserError, run_main
 from lib.figures import colour_mask
 from lib.models import build_model
 from lib.pictures import BadPicture, Picture
 from lib.predict import PLAIN, predict_probabilities, probability_model
-from lib.runs import Run, find_runs
+from lib.runs import find_runs
 from lib.segment import Ensemble, segment_all
 
 VIEWS = ("identity", "vflip")
@@ -28,12 +28,7 @@ def home(tmp_path_factory):
     """runs/pair, two runs of untrained networks; frames/, a frame as large as a tile, and one of 16 bits."""
     home = tmp_path_factory.mktemp("segment")
     pair = make_system(home / "runs" / "pair", write_tiles(home / "data.npz"), folds=(0, 1), **SMALL)
-    for fold in (0, 1):
-        run = Run.open(pair / f"fold_{fold}")
-        model = build_model(run.config.replace(seed=fold))
-        for layer in model.layers[-1:]:  # the logits: an untrained network is of no opinion
-            layer.set_weights([100 * weight for weight in layer.get_weights()])
-        weights.save(run.folder / runs.WEIGHTS, model)
+    give_networks(pair)
     (home / "frames").mkdir()
     ground = np.random.default_rng(5).integers(0, 256, (10, 20)).repeat(16, axis=0).repeat(16, axis=1)
     Image.fromarray(ground[:64, :128].astype(np.uint8)).save(home / "frames" / "tile.png")
@@ -70,7 +65,7 @@ def mask_of(home, name) -> np.ndarray:
 
 
 def go(home, made_of=None, console=None) -> dict[str, list[str]]:
-    found = segment_all(made_of or ensemble(home), home / "frames", home / "out", console or Console(quiet=True))
+    found = segment_all(made_of or ensemble(home), [home / "frames"], home / "out", console or Console(quiet=True))
     return {what: [path.name for path in paths] for what, paths in found.items()}
 
 
@@ -248,7 +243,7 @@ def prepared(own, case):
         ("two of one name", "both would become tile_mask.png; rename one of them"),
         ("inside", "masks: lies in the folder of frames"),
         ("a file", "out: is no folder; name one for the masks with --out"),
-        ("no folder", "nowhere: no such folder; name one with frames"),
+        ("no folder", "nowhere: no such file or folder; name one folder with frames, or files, and runs before"),
         ("closed", "out: cannot be written to; name another folder"),
     ),
 )
@@ -260,6 +255,26 @@ def test_folders_that_do_not_fit_are_refused_before_anything_is_predicted(
     code, _, error = called(monkeypatch, capsys, *prepared(own, case))
     assert code == 2 and words in error and error.count("\n") == 1
     assert not pretended and not (own / "frames" / "masks").exists()
+
+
+def test_frames_can_be_named_one_by_one(own, pretended, monkeypatch, capsys):
+    tile, wide = own / "frames" / "tile.png", own / "frames" / "wide.tif"
+    some = [own / "runs" / "pair", "--out", own / "out", "--frames"]
+    code, out, _ = called(monkeypatch, capsys, *some, wide, wide)
+    assert code == 0 and "1 made" in out and "2 files" in out and not (own / "out" / "tile_mask.png").exists()
+    code, out, _ = called(monkeypatch, capsys, *some, tile, wide)
+    assert code == 0 and "1 made, 1 kept" in out
+    (own / "notes.txt").write_text("")
+    for bad, words in (
+        (own / "runs", "runs: is no file; name one folder with frames, or files, and runs before --frames"),
+        (own / "none.png", "none.png: no such file or folder; name one folder"),
+        (own / "notes.txt", "notes.txt: is no frame by its name; they end in .png"),
+    ):
+        code, _, error = called(monkeypatch, capsys, *some, tile, bad)
+        assert code == 2 and words in error and error.count("\n") == 1
+    (own / "frames" / "deep").mkdir()
+    code, _, error = called(monkeypatch, capsys, *some[:1], "--out", own / "frames" / "deep", "--frames", tile)
+    assert code == 2 and "deep: lies in the folder of frames" in error
 
 
 def test_runs_that_see_whole_tiles_are_refused_by_name(own, monkeypatch, capsys):
