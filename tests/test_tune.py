@@ -22,6 +22,7 @@ from lib.console import Console, UserError
 from lib.experiments import EXPERIMENTS, make_config
 from lib.runs import Run
 from lib.search import Fingerprint
+from lib.study import open_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")  # its own, of pyparsing
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,10 +146,8 @@ def arguments(folder: Path, trials: int = 2, settings: tuple[str, ...] = ()) -> 
 
 
 def start(monkeypatch, *options: str) -> None:
-    from lib import tuning
-
-    monkeypatch.setattr(tuning, "HEARTBEAT", 1)
-    monkeypatch.setattr(tuning, "GRACE", 1)
+    monkeypatch.setattr("lib.study.HEARTBEAT", 1)
+    monkeypatch.setattr("lib.study.GRACE", 1)
     monkeypatch.setattr(sys, "argv", ["tune.py", *options])
     tune.main()
 
@@ -262,7 +261,7 @@ class Tuners:
     def open(self, warmup: int = 0):
         config = make_config("seventh")
         fingerprint = Fingerprint.of(config, SMALL_SPACE, "digest", 0)
-        study = self.tuning.open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), warmup)
+        study = open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), warmup)
         split = runs.Split("tiles", "digest", 0, np.arange(2), np.arange(2))
         return self.tuning.Tuner(study, config, SMALL_SPACE, None, split, self.folder, Console(quiet=True))
 
@@ -412,14 +411,14 @@ def test_a_study_without_fingerprint_is_refused(tuners):
 
 def test_a_file_that_is_no_database_is_refused(tuners, tmp_path, monkeypatch):
     (tmp_path / "study.db").write_text("no database " * 100)
-    monkeypatch.setattr(tuners.tuning, "POLL", 0)
+    monkeypatch.setattr("lib.study.POLL", 0)
     with pytest.raises(UserError, match="--storage: .*file is not a database"):
         tuners.open()
 
 
 @pytest.mark.parametrize("url", ["nothing", "sqlite:////nowhere/study.db", "mysql://user@host/study", "redis://host"])
 def test_a_storage_that_does_not_open_is_refused(tuners, monkeypatch, url):
-    monkeypatch.setattr(tuners.tuning, "POLL", 0)
+    monkeypatch.setattr("lib.study.POLL", 0)
     tuners.url = url
     with pytest.raises(UserError, match="^--storage: .*; give a URL"):
         tuners.open()
