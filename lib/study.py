@@ -10,7 +10,7 @@ from contextlib import suppress
 import optuna
 import sqlalchemy.exc
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import JournalStorage, RDBStorage, RetryFailedTrialCallback
 
 # Optuna's own loop keeps and heeds the heartbeat of a storage that is one of these; it has no public name for them
 from optuna.storages._heartbeat import BaseHeartbeat
@@ -88,9 +88,12 @@ def anywhere(storage: str) -> str:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues an interrupted trial again, with its parameters and its run folder."""
-    # A trial that takes its process with it, for want of memory say, is given up in the end
-    optuna.storages.RetryFailedTrialCallback(max_retry=3)(study, trial)
+    """Queues an interrupted trial again, once, with its parameters and its run folder."""
+    again = RetryFailedTrialCallback(
+        max_retry=3
+    )  # one that takes its process with it, as for want of memory, is given up
+    if all(again.retry_history(other)[-1:] != [trial.number] for other in study.get_trials(deepcopy=False)):
+        again(study, trial)  # else its process was killed right after it had done so itself
 
 
 class Journal(JournalStorage, BaseHeartbeat):
@@ -106,7 +109,10 @@ class Journal(JournalStorage, BaseHeartbeat):
                 beginning = stream.read(len(BEGINNING))
             if beginning not in (b"", BEGINNING):  # Optuna would write to it all the same
                 raise ValueError(f"{path} is no journal of Optuna's")
-        super().__init__(JournalFileBackend(path))
+        try:
+            super().__init__(JournalFileBackend(path))
+        except (AssertionError, KeyError, TypeError, ValueError) as error:  # what its lines may lead to
+            raise ValueError(f"{path} is damaged ({error})") from None
         self._seen: dict[int, tuple[object, float]] = {}
 
     def record_heartbeat(self, trial_id: int) -> None:
