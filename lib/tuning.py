@@ -1,8 +1,7 @@
-"""An Optuna study of one fold: its trials are pruned, survive the death of their process, and are shared by several."""
+"""Trials of a study on one fold: they are pruned, survive the death of their process, and are shared by several."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,83 +10,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import optuna
-import sqlalchemy.exc
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lib import runs, search
 from lib.callbacks import SCORE, Diverged
 from lib.config import Config
-from lib.console import Console, UserError
+from lib.console import Console
 from lib.frames import Mosaic
 from lib.locks import locked
 from lib.runs import Split, fold_folder, prepare
-from lib.search import Fingerprint, Values
+from lib.search import Values
+from lib.study import FINISHED, GRACE, POLL, retry
 from lib.training import train_fold
-
-HEARTBEAT = 20  # seconds between a trial's signs of life
-GRACE = 60  # seconds of silence after which its process counts as dead
-POLL = 1  # seconds between looks at the trials of other processes
-OPENINGS = 3  # two processes that start at once may both create the tables; the one that fails finds them made
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-FINGERPRINT = "fingerprint"
-
-
-def open_study(url: str, name: str, fingerprint: Fingerprint, first: dict[str, object], warmup: int) -> optuna.Study:
-    """Opens or creates the study of that name at an Optuna storage URL.
-
-    A trial is pruned when its best score so far lies below the median of the finished trials' scores at that epoch.
-
-    Args:
-        fingerprint: the trials of a study are comparable.
-        first: the parameters of a new study's first trial.
-        warmup: epochs in which no trial is pruned.
-
-    Raises:
-        UserError: when the storage cannot be opened, or the study has another fingerprint.
-    """
-    try:
-        study = optuna.create_study(
-            study_name=name,
-            storage=_storage(url),
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup + 1),  # steps count from 1
-            load_if_exists=True,
-        )
-    except Exception as error:  # whatever SQLAlchemy and the database's driver say
-        said = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"--storage: {said}; give a URL such as sqlite:///study.db that can be opened here") from None
-    if not study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr(FINGERPRINT, json.loads(fingerprint.to_json()))
-        study.enqueue_trial(first, skip_if_exists=True)
-    kept = study.user_attrs.get(FINGERPRINT)
-    advice = "give another name with --study"
-    if kept is None:
-        raise UserError(f"study {name}: holds trials that tune.py did not make; {advice}")
-    if reason := fingerprint.conflict(Fingerprint.from_json(json.dumps(kept), f"study {name}", advice)):
-        raise UserError(f"study {name}: holds {reason}; {advice}")
-    return study
-
-
-def _storage(url: str, openings: int = OPENINGS) -> optuna.storages.RDBStorage:
-    try:
-        return optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": GRACE}} if url.startswith("sqlite") else None,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            failed_trial_callback=retry,
-        )
-    except sqlalchemy.exc.DBAPIError:
-        if openings == 1:
-            raise
-        time.sleep(POLL)
-        return _storage(url, openings - 1)
-
-
-def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues an interrupted trial again, with its parameters and its run folder."""
-    # A trial that takes its process with it, for want of memory say, is given up in the end
-    optuna.storages.RetryFailedTrialCallback(max_retry=3)(study, trial)
 
 
 class Pruning(keras.callbacks.Callback):

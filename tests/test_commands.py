@@ -60,6 +60,12 @@ REFUSED = [
     (tune, "seventh --study ../../x", "--study: ../../x: must match"),
     (tune, "seventh --study ''", "--study: is empty"),
     (tune, "seventh --set learning_rate=inf", "learning_rate=inf"),
+    (tune, "seventh --jobs 0", "--jobs: 0: must be at least 1"),
+    (
+        tune,
+        "seventh --ray host:1",
+        "--ray host:1: its machines do not see study.db on this disk; give --storage the URL",
+    ),
     (infer, "--out ''", "--out: is empty"),
     (infer, "--frames shots", "--frames: say with --out which folder the masks go to"),
     (

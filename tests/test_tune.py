@@ -22,6 +22,7 @@ from lib.console import Console, UserError
 from lib.experiments import EXPERIMENTS, make_config
 from lib.runs import Run
 from lib.search import Fingerprint
+from lib.study import open_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")  # its own, of pyparsing
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,10 +146,8 @@ def arguments(folder: Path, trials: int = 2, settings: tuple[str, ...] = ()) -> 
 
 
 def start(monkeypatch, *options: str) -> None:
-    from lib import tuning
-
-    monkeypatch.setattr(tuning, "HEARTBEAT", 1)
-    monkeypatch.setattr(tuning, "GRACE", 1)
+    monkeypatch.setattr("lib.study.HEARTBEAT", 1)
+    monkeypatch.setattr("lib.study.GRACE", 1)
     monkeypatch.setattr(sys, "argv", ["tune.py", *options])
     tune.main()
 
@@ -231,6 +230,22 @@ def test_another_study_of_the_name_is_refused(resumed, monkeypatch, settings, wo
         start(monkeypatch, *arguments(resumed[0], settings=settings))
 
 
+def test_two_workers_run_all_trials(folder):
+    """On a journal, named from where the command runs; nothing is left of the workers but the trials."""
+    words = arguments(folder, settings=("epochs=1",))
+    words[words.index("small")] = "pair"
+    command = [sys.executable, str(ROOT / "tune.py"), *words, "--jobs", "2", "--storage", "pair.log"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    told = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("trial ")]
+    assert told == ["1/2", "2/2"] and "next: python train.py seventh --tiny" in done.stdout
+    study = folder / "runs" / "pair"
+    folders = sorted(study.glob("trial_*/fold_0"))
+    assert [path.parent.name for path in folders] == ["trial_000", "trial_001"]
+    assert all((path / runs.METRICS).exists() and not (path / runs.STATE).exists() for path in folders)
+    assert not (study / tune.DATABASE).exists() and (study / "history.png").exists()
+
+
 # The rules of a study, with trainings of no length
 
 
@@ -262,7 +277,7 @@ class Tuners:
     def open(self, warmup: int = 0):
         config = make_config("seventh")
         fingerprint = Fingerprint.of(config, SMALL_SPACE, "digest", 0)
-        study = self.tuning.open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), warmup)
+        study = open_study(self.url, "study", fingerprint, search.own_values(config, SMALL_SPACE), warmup)
         split = runs.Split("tiles", "digest", 0, np.arange(2), np.arange(2))
         return self.tuning.Tuner(study, config, SMALL_SPACE, None, split, self.folder, Console(quiet=True))
 
@@ -358,18 +373,26 @@ def test_a_process_waits_while_another_runs_the_last_trial(tuners):
     assert [trial.state for trial in one.study.trials] == [TrialState.COMPLETE] * 2
 
 
+@pytest.fixture(params=["database", "journal"])
+def kept(tuners, request) -> Tuners:
+    """Tuners of a study in either."""
+    if request.param == "journal":
+        tuners.url = str(tuners.folder / "study.log")
+    return tuners
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_an_interrupted_trial_is_queued_again(tuners, interruption):
-    tuner = tuners.open()
+def test_an_interrupted_trial_is_queued_again(kept, interruption):
+    tuner = kept.open()
     tuner.run(1, ignore)
 
     def interrupt(trial):
         raise interruption
 
-    tuners.train(interrupt)
+    kept.train(interrupt)
     with pytest.raises(interruption):
         tuner.run(2, ignore)
-    tuners.train(lambda trial: [0.5])
+    kept.train(lambda trial: [0.5])
     tuner.run(2, ignore)
     states = [trial.state for trial in tuner.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
@@ -377,8 +400,8 @@ def test_an_interrupted_trial_is_queued_again(tuners, interruption):
     assert tuner.study.trials[2].user_attrs["folder"] == "trial_001"
 
 
-def test_a_process_whose_trial_was_taken_over_goes_on(tuners):
-    tuner = tuners.open()
+def test_a_process_whose_trial_was_taken_over_goes_on(kept):
+    tuner = kept.open()
     tuner.run(1, ignore)
 
     def lose(trial):
@@ -386,7 +409,7 @@ def test_a_process_whose_trial_was_taken_over_goes_on(tuners):
             tuner.study.tell(1, state=TrialState.FAIL)
         return [0.5]
 
-    tuners.train(lose)
+    kept.train(lose)
     tuner.run(2, ignore)
     states = [trial.state for trial in tuner.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
@@ -412,14 +435,14 @@ def test_a_study_without_fingerprint_is_refused(tuners):
 
 def test_a_file_that_is_no_database_is_refused(tuners, tmp_path, monkeypatch):
     (tmp_path / "study.db").write_text("no database " * 100)
-    monkeypatch.setattr(tuners.tuning, "POLL", 0)
+    monkeypatch.setattr("lib.study.POLL", 0)
     with pytest.raises(UserError, match="--storage: .*file is not a database"):
         tuners.open()
 
 
 @pytest.mark.parametrize("url", ["nothing", "sqlite:////nowhere/study.db", "mysql://user@host/study", "redis://host"])
 def test_a_storage_that_does_not_open_is_refused(tuners, monkeypatch, url):
-    monkeypatch.setattr(tuners.tuning, "POLL", 0)
+    monkeypatch.setattr("lib.study.POLL", 0)
     tuners.url = url
     with pytest.raises(UserError, match="^--storage: .*; give a URL"):
         tuners.open()
