@@ -38,7 +38,7 @@ from lib.metrics import percent, scores
 from lib.neighbours import EXPONENT, NEIGHBOURS, Clues, Judged, clues_for_test, clues_for_validation
 from lib.npz import write_array
 from lib.predict import PLAIN, labels, parse_views
-from lib.probabilities import READ_ONLY, Stored, TestTiles, ValidationTiles, ensure, mean
+from lib.probabilities import READ_ONLY, Network, Stored, TestTiles, ValidationTiles, ensure, mean
 from lib.records import Data, Origin, Positive, Scores, Validation, Views
 from lib.runs import CONFIG, VALIDATION, WEIGHTS, Run, find_runs, write_text
 from lib.schema import option
@@ -83,12 +83,13 @@ def main() -> int | None:
         mosaic = mosaic_beside(runs[0].folder.parent.parent, dataset, args.data, console)
         if not len(mosaic.neighbours):
             console.line("no two tiles were found to be neighbours: each is predicted by itself")
-    validation = validate(runs, ValidationTiles(dataset, mosaic), ways, background, neighbours, console)
+    network = Network()
+    validation = validate(runs, ValidationTiles(dataset, mosaic), ways, background, neighbours, network, console)
     if tiles and tiles.count:
         if decision:
             tell(decision, console)
         counted = [run for run, share in zip(runs, shares) if share]
-        stores = ensure(counted, replace(tiles, mosaic=mosaic), averaged, console, background)
+        stores = ensure(counted, replace(tiles, mosaic=mosaic), averaged, console, background, network)
         origin = Origin(
             runs=validation.runs,
             configs=tuple(run.config.hash() for run in runs),
@@ -275,6 +276,7 @@ def validate(
     ways: dict[str, tuple[str, ...] | None],
     background: bool,
     neighbours: Neighbours,
+    network: Network,
     console: Console,
 ) -> Validation:
     """Out-of-fold scores, each tile only by networks that never saw it; written where this set of runs has its own.
@@ -293,7 +295,7 @@ def validate(
         return result
     found = {}
     for way, averaged in ways.items():
-        stores = ensure(runs, tiles, averaged, console, background)
+        stores = ensure(runs, tiles, averaged, console, background, network)
         found[way] = score(stores, dataset, background)
     if tiles.mosaic and neighbours != "off":
         found["informed"] = score(stores, dataset, background, clues_for_validation(tiles.mosaic, dataset, runs))

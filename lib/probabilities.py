@@ -219,7 +219,12 @@ class Stored:
 
 
 def ensure(
-    runs: Sequence[Run], tiles: Tiles, views: tuple[str, ...] | None, console: Console, background: bool | None = None
+    runs: Sequence[Run],
+    tiles: Tiles,
+    views: tuple[str, ...] | None,
+    console: Console,
+    background: bool | None = None,
+    network: Network | None = None,
 ) -> list[Stored]:
     """The probabilities of each run; what is not stored yet, or does not fit any more, is predicted and stored.
 
@@ -231,6 +236,7 @@ def ensure(
         views: to average, of lib.views' table; None: each run's own (`views` in its config).
         console: shows the progress, and says what did not fit.
         background: whether class 0 may be predicted; None: as each run's config says.
+        network: of an earlier call, so that what it built and compiled serves this one, too.
 
     Returns:
         One Stored for each run, in their order.
@@ -241,7 +247,7 @@ def ensure(
     keys = [_key(run, tiles, views, background) for run in runs]
     found = [_find(_place(run, key, tiles), key, console) for run, key in zip(runs, keys)]
     missing = sum(len(tiles.numbers(run)) for run, store in zip(runs, found) if store is None)
-    network = _Network()
+    network = network or Network()
     with console.progress(missing, tiles.part, "tile") as bar:
         return [store or _predict(run, tiles, key, network, bar, console) for run, key, store in zip(runs, keys, found)]
 
@@ -378,8 +384,11 @@ def _find(path: Path, key: Key, console: Console) -> Stored | None:
     return store
 
 
-class _Network:
-    """The network of one run after another. Folds of an experiment share it; only the weights differ."""
+class Network:
+    """The network of one run after another. Folds of an experiment share it; only the weights differ.
+
+    Compiling it takes longer than predicting a few hundred tiles: who calls `ensure` several times, keeps it.
+    """
 
     def __init__(self):
         self._models: dict[Config, tuple] = {}
@@ -402,7 +411,7 @@ class _Network:
             bar.update(len(images))
 
 
-def _predict(run: Run, tiles: Tiles, key: Key, network: _Network, bar, console: Console) -> Stored:
+def _predict(run: Run, tiles: Tiles, key: Key, network: Network, bar, console: Console) -> Stored:
     """Predicts and stores; beside the run where that can be written, else in a folder that goes with the store."""
 
     path = _place(run, key, tiles)

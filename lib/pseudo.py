@@ -23,7 +23,7 @@ from lib.data import Dataset
 from lib.files import sha256
 from lib.neighbours import Clues, clues_without_labels
 from lib.predict import PLAIN, labels
-from lib.probabilities import TestTiles, ValidationTiles, ensure, mean
+from lib.probabilities import Network, TestTiles, ValidationTiles, ensure, mean
 from lib.runs import CONFIG, WEIGHTS, Run, fold_folder
 from lib.task import CLASSES
 
@@ -87,7 +87,8 @@ def pseudo_labels(run: Run, teacher: Run, tiles: ValidationTiles, path: str | No
         console: shows the progress.
     """
     test = replace(TestTiles.of(path), mosaic=tiles.mosaic)
-    stores = [*ensure([teacher], tiles, PLAIN, console), *ensure([teacher], test, PLAIN, console)]
+    network = Network()
+    stores = [store for part in (tiles, test) for store in ensure([teacher], part, PLAIN, console, network=network)]
     found = without_labels(run, tiles, path)
     blocks = (probabilities for store in stores for _, probabilities in mean([store]))
     masks = surest(blocks, found.tiles, found.clues, run.config.sure)

@@ -70,7 +70,7 @@ def same_weights(path: Path, other: Path) -> bool:
 
 
 class Pretended:
-    """In place of lib.probabilities' networks: logits are noise, plus `skill` for the label that a tile's grey tells.
+    """In place of lib.probabilities.Network: logits are noise, plus `skill` for the label that a tile's grey tells.
 
     Big rock is always a little too shy to be the likeliest, as with real networks, so that its offset can help; the
     noise has patches of 4 x 4 pixels, and halves where views are averaged.
@@ -94,7 +94,13 @@ class Pretended:
 def pretend(monkeypatch, shyness: float = 1.0) -> None:
     """From now on no network is built."""
     monkeypatch.setattr(Pretended, "shyness", shyness)
-    monkeypatch.setattr(probabilities, "_Network", Pretended)
+    monkeypatch.setattr(probabilities.Network, "predict", Pretended().predict)
+
+
+def share_networks(monkeypatch) -> None:
+    """From now on all lib.probabilities.Network share what they have compiled."""
+    models: dict = {}
+    monkeypatch.setattr(probabilities.Network, "__init__", lambda network: vars(network).update(_models=models))
 
 
 def make_mosaic(places, groups=None) -> Mosaic:

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from systems import make_mosaic
+from systems import make_mosaic, share_networks
 
 import infer
 import train
@@ -33,9 +33,8 @@ def call(script, *arguments) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def one_network():
     """Compiled once for all tests of this file."""
-    network = probabilities._Network()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probabilities, "_Network", lambda: network)
+        share_networks(patch)
         patch.setattr(predict, "BATCH", 12)  # as many as there are test tiles: a batch is filled up
         yield
 
@@ -118,6 +117,16 @@ def test_masks_of_two_runs_are_those_of_their_mean(folder, chances):
     for alone in range(2):
         with pytest.raises(AssertionError):
             assert_answer(masks, np.nanmean(chances[alone], axis=0))
+
+
+def test_one_network_says_scores_and_masks(folder, monkeypatch):
+    """It is built and compiled once."""
+    given = []
+    monkeypatch.setattr(
+        infer, "ensure", lambda *arguments: given.append(arguments[-1]) or probabilities.ensure(*arguments)
+    )
+    masks_of(folder, folder / "runs" / "seventh" / "fold_0", "--tta")
+    assert len(given) == 3 and isinstance(given[0], probabilities.Network) and len(set(map(id, given))) == 1
 
 
 def test_masks_by_other_views_than_the_run_s_own(folder, chances):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from systems import share_networks
 
 from lib import probabilities, runs
 from lib.config import Config
@@ -74,14 +75,13 @@ def make_dataset(tiles=70, seed=0):
 
 
 CONFIG = Config(width=2, depth=1, nesting=1, dspp_rates=(), attention="none", views=("identity", "hflip"))
-NETWORK = probabilities._Network()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_network():
     """Compiled once for all tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probabilities, "_Network", lambda: NETWORK)
+        share_networks(patch)
         yield
 
 
@@ -120,7 +120,7 @@ def made(tmp_path_factory):
 
 
 def expected(run, dataset, tiles, views=PLAIN):
-    chances = predict_probabilities(NETWORK.load(run), dataset.images[tiles], views)
+    chances = predict_probabilities(probabilities.Network().load(run), dataset.images[tiles], views)
     chances[..., 0] = 0
     return chances / chances.sum(axis=-1, keepdims=True)
 
