@@ -29,6 +29,7 @@ import numpy as np
 from lib import data
 from lib.batches import deal_out
 from lib.children import gpus
+from lib.cluster import add_ray_option
 from lib.config import Neighbours
 from lib.console import USER_ERROR_EXIT, ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.decision import Decision, decide, find_decision
@@ -152,13 +153,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="with --frames: so many processes share them; default: one, or one for each GPU",
     )
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="deal frames out by Ray, on the cluster at ADDRESS or on this machine; requirements-cluster.txt",
-    )
+    add_ray_option(parser, "frames")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="where the masks go; default: masks.npz; with --frames a folder"
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lib import data
 from lib.children import gpus
-from lib.cluster import Cluster
+from lib.cluster import Cluster, add_ray_option
 from lib.config import Config, Seed, assignment
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.context import Surroundings, show
@@ -104,13 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=option(Positive), metavar="N", help="trainings at a time; default: one, or one for each GPU"
     )
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="deal trainings out by Ray, on the cluster at ADDRESS or on this machine; requirements-cluster.txt",
-    )
+    add_ray_option(parser, "trainings")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier training ended")
     parser.add_argument(

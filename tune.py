@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lib import data, search
 from lib.augment import Augmenter
-from lib.cluster import Cluster
+from lib.cluster import Cluster, add_ray_option
 from lib.config import Config, Name, assignment
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.experiments import make_config
@@ -74,13 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=option(Positive), metavar="N", help="trials at a time, by so many processes; default: one, here"
     )
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="deal the processes out by Ray, on the cluster at ADDRESS or on this machine; requirements-cluster.txt",
-    )
+    add_ray_option(parser, "the processes")
     parser.add_argument("--worker", action="store_true", help="run trials and no more: what --jobs and --ray start")
     add_console_options(parser)
     return parser.parse_args()

@@ -9,6 +9,7 @@ folder of whoever asked. Where a worker or a node is lost, the job is handed out
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import hashlib
 import logging
@@ -40,6 +41,17 @@ from lib.locks import locked
 TRIES = 5  # of a job whose workers are lost
 PASSED_ON = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")  # environment variables
 LOOK = 0.5  # seconds between two looks at a job's files
+
+
+def add_ray_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds --ray to a script that deals `what` out: the address for `Cluster`, None where it is not given."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help=f"deal {what} out by Ray, on the cluster at ADDRESS or on this machine; requirements-cluster.txt",
+    )
 
 
 @dataclass(frozen=True)
