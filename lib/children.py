@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from lib.console import UserError
+from lib.console import USER_ERROR_EXIT, UserError
 
 HERE = Path(__file__).resolve().parent.parent
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -38,8 +38,15 @@ class Children:
         for number in range(at_once):
             self._shares.put({VISIBLE: cards[number % len(cards)]} if cards else dict.fromkeys(THREADS, threads))
 
-    def run(self, name: str, *arguments: str) -> None:
-        """Runs a script to its end. Raises UserError with its error line; all that it said of it is on stderr then."""
+    def run(self, name: str, *arguments: str, tell: Callable[[str], object] = lambda line: None) -> None:
+        """Runs a script to its end.
+
+        Args:
+            tell: gets the error line at once, where the script failed by itself and was not told to end.
+
+        Raises:
+            UserError: with that line. Where the script had none of its own, all that it said is on standard error.
+        """
         command = [sys.executable, str(HERE / name), *arguments, "--quiet"]
         share = self._shares.get()
         try:
@@ -54,8 +61,10 @@ class Children:
         if child.returncode:
             job = textwrap.shorten(shlex.join([name, *arguments]), LONGEST, placeholder=" ...")
             told = f"{job}: {complaint(child.returncode, errors)}"
-            if child.returncode < 128:  # else it was told to end, and so are the others; these may go on for hours
-                print(errors + told, file=sys.stderr, flush=True)
+            if child.returncode < 128:
+                if child.returncode != USER_ERROR_EXIT:
+                    print(errors, end="", file=sys.stderr, flush=True)
+                tell(told)
             raise UserError(told)
 
     def map(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -251,7 +251,7 @@ def _work(job: Job, data: np.ndarray | None, before: list, threads: dict[str, st
         path = None if data is None else str(_on_disk(data))
         find = partial(job.files, runs)
         known = _stamps(find(), runs)
-        command = [sys.executable, job.script, *job.words(runs, path), "--quiet"]
+        command = [sys.executable, str(HERE / job.script), *job.words(runs, path), "--quiet"]
         child = subprocess.Popen(command, stderr=errors, env=os.environ | threads, preexec_fn=_end_with_parent)
         try:
             running = True

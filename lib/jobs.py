@@ -140,11 +140,12 @@ class Here:
         self._children = Children(at_once)
 
     def run(self, jobs: Sequence[Job], console: Console) -> None:
-        """As Runner says."""
+        """As Runner says; a failure is told at once where others may go on for hours."""
+        tell = console.line if len(jobs) > 1 else lambda line: None
 
         def work(job: Job) -> str | None:
             try:
-                self._children.run(job.script, *job.words())
+                self._children.run(job.script, *job.words(), tell=tell)
             except UserError as error:
                 return str(error)
             return None

@@ -42,7 +42,7 @@ def trained(tmp_path, monkeypatch):
     dataset = write_tiles(tmp_path / "tiles.npz", 90)
     fake = Trained(dataset)
     fake.runs = tmp_path / "runs" / "ablation"
-    monkeypatch.setattr(Children, "run", lambda _, *words: fake(*words))
+    monkeypatch.setattr(Children, "run", lambda _, *words, tell: fake(*words))
     return fake
 
 
@@ -81,10 +81,10 @@ def test_every_part_is_trained_alike_and_judged_beside_the_whole(trained, tmp_pa
 def test_a_table_is_written_after_each_fold(trained, tmp_path, monkeypatch, capsys):
     stop = Children.run
 
-    def run(children, name, *arguments):
+    def run(children, name, *arguments, **options):
         if "1" in arguments:
             raise UserError("enough")
-        stop(children, name, *arguments)
+        stop(children, name, *arguments, **options)
 
     monkeypatch.setattr(Children, "run", run)
     with pytest.raises(UserError, match="enough"):

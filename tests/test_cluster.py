@@ -240,7 +240,7 @@ def task(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "get", lambda references: references)
     monkeypatch.setattr(cluster.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(cluster, "LOOK", 0.01)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "HERE", tmp_path)  # whatever the worker's working folder is: it may have been replaced
 
     def run(script: str, before=(), data=None):
         (tmp_path / "train.py").write_text("import os, sys\nfrom pathlib import Path\n" + script)

@@ -84,7 +84,7 @@ def test_cards_are_those_that_may_be_used(tmp_path, monkeypatch):
     assert gpus() == []
 
 
-def test_a_training_that_fails_does_not_stop_the_others(scripts, monkeypatch):
+def test_a_training_that_fails_does_not_stop_the_others_and_is_told_at_once(scripts, monkeypatch, capfd):
     (scripts / "train.py").write_text(
         "import sys\n"
         "fold = sys.argv[sys.argv.index('--fold') + 1]\n"
@@ -93,24 +93,34 @@ def test_a_training_that_fails_does_not_stop_the_others(scripts, monkeypatch):
     )
     monkeypatch.chdir(scripts)
     with pytest.raises(UserError, match="--fold 1 .*: fold 1 is wrong .2 of 5 failed"):
-        Here(2).run([Training("first", fold) for fold in range(5)], Console(quiet=True))
+        Here(2).run([Training("first", fold) for fold in range(5)], Console())
     assert sorted(path.name for path in scripts.iterdir()) == ["0", "2", "4", "train.py"]
+    told = capfd.readouterr()
+    assert not told.err and ["fold 1 is wrong" in line for line in sorted(told.out.splitlines())] == [True, False]
+    with pytest.raises(UserError, match=": fold 3 is wrong$"):
+        Here(1).run([Training("first", 3)], Console())
+    assert not any(capfd.readouterr())  # the one who asked says it
 
 
 @pytest.mark.parametrize(
-    ("end", "told", "reason"),
+    ("end", "shown", "reason"),
     [
         ("1 / 0", "Traceback", "ZeroDivisionError: division by zero"),
         ("os.kill(os.getpid(), 9)", "half way", "was ended by signal 9"),
+        ("sys.exit(2)", "", "half way"),
         ("sys.exit(130)", "", "half way"),
     ],
 )
-def test_what_a_script_that_failed_has_said_is_shown_unless_it_was_told_to_end(end, told, reason, scripts, capfd):
+def test_what_a_script_that_failed_has_said_is_shown_where_its_last_line_does_not_do(
+    end, shown, reason, scripts, capfd
+):
     (scripts / "wrong.py").write_text(f"import os, sys; print('half way', file=sys.stderr, flush=True); {end}")
+    told: list[str] = []
     with pytest.raises(UserError, match=f"^wrong.py --fold 3: {reason}$"):
-        Children(1).run("wrong.py", "--fold", "3")
-    shown = capfd.readouterr().err
-    assert told in shown and shown.endswith(f"\nwrong.py --fold 3: {reason}\n") == bool(told) == bool(shown)
+        Children(1).run("wrong.py", "--fold", "3", tell=told.append)
+    said = capfd.readouterr().err
+    assert shown in said and bool(shown) == bool(said)
+    assert told == ([] if "130" in end else [f"wrong.py --fold 3: {reason}"])
 
 
 def test_one_failure_is_told_plainly():
