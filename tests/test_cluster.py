@@ -301,18 +301,19 @@ def test_a_node_is_killed_and_the_weights_are_the_same(tmp_path):
         command += ["--data", tmp_path / "data.npz", "--set"]
         command += ["width=1", "depth=1", "epochs=3", "batch_size=16", "--runs"]
         pipe = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = os.environ | dict.fromkeys(children.THREADS, "1")
+        near = subprocess.Popen([*command, tmp_path / "near", "--quiet"], env=environment, **pipe)
         far = subprocess.Popen([*command, tmp_path / "far", "--ray", rays.address], **pipe)
         while far.poll() is None and not list((tmp_path / "far").glob("*/fold_*/history.csv")):
             time.sleep(0.2)
         for processes in lost.all_processes.values():
             for each in processes:
                 each.process.send_signal(signal.SIGKILL)
-        environment = os.environ | dict.fromkeys(children.THREADS, "1")
-        near = subprocess.run([*command, tmp_path / "near", "--quiet"], env=environment, **pipe)
         out, errors = far.communicate()
+        _, near_errors = near.communicate()
     finally:
         rays.shutdown()
-    assert not near.returncode and not far.returncode, near.stderr + errors
+    assert not near.returncode and not far.returncode, near_errors + errors
     assert "handed out again" in out
     runs = [path.relative_to(tmp_path / "near") for path in (tmp_path / "near").glob(f"*/fold_*/{WEIGHTS}")]
     assert len(runs) == 10
