@@ -238,7 +238,7 @@ def _work(job: Job, data: np.ndarray | None, before: list, threads: dict[str, st
     """The task: runs a job in a folder of its own, and sends what changes there.
 
     Args:
-        data: the data file's bytes, (n,) uint8; None: the default data.
+        data: the data file's bytes, (n,) uint8; None: the default data, or none.
         before: references to Files that the job goes on from, or reads.
         threads: environment variables that say how many it may use.
     """

@@ -89,9 +89,8 @@ def anywhere(storage: str) -> str:
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queues an interrupted trial again, once, with its parameters and its run folder."""
-    again = RetryFailedTrialCallback(
-        max_retry=3
-    )  # one that takes its process with it, as for want of memory, is given up
+    # One that takes its process with it, as for want of memory, is given up in the end
+    again = RetryFailedTrialCallback(max_retry=3)
     if all(again.retry_history(other)[-1:] != [trial.number] for other in study.get_trials(deepcopy=False)):
         again(study, trial)  # else its process was killed right after it had done so itself
 
