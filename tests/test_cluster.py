@@ -197,6 +197,23 @@ def test_ctrl_c_cancels_what_is_running(tmp_path):
     assert ray.cancelled == ray.running and len(ray.running) == 2
 
 
+def test_nodes_are_told_the_commit_and_get_the_scripts(monkeypatch):
+    """Where the scripts are a copy, no git says it."""
+    told = {}
+
+    def init(address, runtime_env, **_):
+        there = {path.name for path in Path(runtime_env["working_dir"]).iterdir()}
+        told.update(runtime_env["env_vars"], address=address, there=there)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
+    monkeypatch.setattr(cluster, "commit", lambda root: "1234abc" if root == ROOT else None)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    with cluster._connected("host:1"):
+        pass
+    assert (told["MARS_COMMIT"], told["KERAS_BACKEND"], told["address"]) == ("1234abc", "tensorflow", "host:1")
+    assert {"lib", "train.py", "tune.py", "infer.py"} <= told["there"]
+
+
 def test_what_one_job_alone_needs_is_not_kept_for_others(tmp_path):
     for name in ("weights", "a.png", "b.png"):
         write_text(tmp_path / name, name)
