@@ -39,7 +39,7 @@ from lib.jobs import Job, files_in, raise_failures
 from lib.locks import locked
 
 TRIES = 5  # of a job whose workers are lost
-PASSED_ON = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")  # environment variables
+PASSED_ON = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")  # environment variables
 LOOK = 0.5  # seconds between two looks at a job's files
 
 

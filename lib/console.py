@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -115,9 +116,7 @@ def run_main(main: Callable[[], int | None], memory: str = "free some memory") -
         memory: what to do when memory does not suffice, such as which option to lower.
     """
     _open_closed_streams()
-    # TensorFlow's own start-up lines and hints, unless somebody asked for them
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    _prepare_tensorflow()
     # A signal that is ignored stays so: `nohup` has its reasons
     caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     earlier = {number: signal.signal(number, _terminate) for number in caught}
@@ -127,6 +126,17 @@ def run_main(main: Callable[[], int | None], memory: str = "free some memory") -
         for number, handler in earlier.items():
             signal.signal(number, handler)
     sys.exit(code)
+
+
+def _prepare_tensorflow() -> None:
+    """Sets what TensorFlow reads when it is imported, where nobody has set it otherwise."""
+    # Without its own start-up lines and hints
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # It takes oneDNN's convolutions by itself only on processors with AVX512-VNNI; they are faster on others, too:
+    # bench/README.md
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _exit_code(main: Callable[[], int | None], memory: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the scripts have it
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Two tests at a time on two cores: more threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
