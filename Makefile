@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo laptop test check mutants table1 ablation
+.PHONY: demo laptop test check mutants table1 ablation bench
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,9 +16,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 
 demo: $(VENV)/installed
 	$(BIN)/python -m lib.terrain --out runs/demo/terrain.npz
-	$(BIN)/python train.py seventh --tiny --data runs/demo/terrain.npz --runs runs/demo --set epochs=12 --resume
+	$(BIN)/python train.py best --tiny --data runs/demo/terrain.npz --runs runs/demo --set epochs=24 average=0.98 --resume
 	$(BIN)/python -m lib.mosaic runs/demo/terrain.npz --picture runs/demo/mosaic.png
-	$(BIN)/python infer.py runs/demo/seventh --tta --neighbours labels --data runs/demo/terrain.npz --out runs/demo/masks.npz
+	$(BIN)/python infer.py runs/demo/best --tta --neighbours labels --data runs/demo/terrain.npz --out runs/demo/masks.npz
 	$(BIN)/python submission.py runs/demo/masks.npz --out runs/demo/submission.csv
 	$(BIN)/python submission.py --check runs/demo/submission.csv --data runs/demo/terrain.npz
 	$(BIN)/python submission.py --score runs/demo/submission.csv --truth runs/demo/terrain.npz
@@ -45,6 +45,9 @@ table1: $(VENV)/installed
 
 ablation: $(VENV)/installed
 	$(BIN)/python ablation.py $(if $(DATA),--data $(DATA)) $(if $(MINUTES),--minutes $(MINUTES))
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench
 
 mutants: $(VENV)/installed-dev
 	$(BIN)/python -m bench.mutants

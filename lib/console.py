@@ -116,7 +116,7 @@ def run_main(main: Callable[[], int | None], memory: str = "free some memory") -
         memory: what to do when memory does not suffice, such as which option to lower.
     """
     _open_closed_streams()
-    _prepare_tensorflow()
+    prepare_tensorflow()
     # A signal that is ignored stays so: `nohup` has its reasons
     caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     earlier = {number: signal.signal(number, _terminate) for number in caught}
@@ -128,7 +128,7 @@ def run_main(main: Callable[[], int | None], memory: str = "free some memory") -
     sys.exit(code)
 
 
-def _prepare_tensorflow() -> None:
+def prepare_tensorflow() -> None:
     """Sets what TensorFlow reads when it is imported, where nobody has set it otherwise."""
     # Without its own start-up lines and hints
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3":

@@ -1,0 +1,98 @@
+"""bench/: the harness counts and judges as it says, and a small run of `python -m bench` writes its table."""
+
+import json
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from bench import harness, score, step
+from bench.harness import Comparison, Goal, Took, by_turns
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        (Goal("", 2.0, least=2), True),
+        (Goal("", 1.9, least=2), False),
+        (Goal("", 2.0, most=2), True),
+        (Goal("", 2.1, most=2), False),
+        (Goal("", float("nan"), most=2), False),
+        (Goal("", 7.0), True),
+    ],
+)
+def test_a_goal_is_met_at_its_bound_and_not_beyond(goal, met):
+    assert goal.met == met
+
+
+def test_ways_take_turns_and_the_first_turn_does_not_count():
+    calls = []
+    slow = iter([0.3, 0.0, 0.02, 0.01])
+
+    def first():
+        calls.append("first")
+        time.sleep(next(slow))
+
+    took = by_turns({"first": first, "second": lambda: calls.append("second")}, rounds=3)
+    assert calls == ["first", "second"] * 4
+    assert 0.01 <= took["first"].seconds < 0.02  # the median
+    assert took["first"].cpu < took["first"].seconds
+
+
+def test_cpu_seconds_are_those_of_work_and_memory_of_the_process():
+    took = harness.apart({"busy": _busy, "large": _large}, 1)
+    assert took["busy"].cpu > 0.15 * 0.9
+    assert took["large"].megabytes > took["busy"].megabytes + 150
+
+
+def _busy() -> None:
+    begun = time.process_time()
+    while time.process_time() - begun < 0.15:
+        pass
+
+
+def _large() -> None:
+    np.ones(200 << 20, np.uint8).sum()
+
+
+def test_operations_are_two_for_each_weight_and_place():
+    tiles = keras.Input((8, 16))
+    convolved = keras.layers.Conv2D(6, 3, padding="same", use_bias=False)(tiles[..., None])
+    model = keras.Model(tiles, convolved)
+    assert step.operations(model) == pytest.approx(2 * 9 * 6 * 8 * 16, rel=0.02)
+
+
+def test_a_score_is_reached_in_the_epoch_that_has_it():
+    history = [dict(seconds=3.0, mean_iou=0.2), dict(seconds=2.0, mean_iou=0.5), dict(seconds=2.0, mean_iou=0.4)]
+    assert score.reached(history, 0.5) == (5.0, 0.5)
+    assert score.reached(history, 0.2) == (3.0, 0.2)
+    assert score.reached(history, 0.6) == (7.0, 0.5)
+
+
+def test_tables_say_what_was_missed():
+    one = Comparison("x", {"a": Took(2.0, 1.0, 30.0), "b": Took(4.0)}, [Goal("r", 1.5, most=1), Goal("n", 0.25)], 10)
+    assert harness.times(one) == [("x", "a", "2", "1", "30", "5"), ("x", "b", "4", "", "", "2")]
+    assert harness.aims(one) == [("x", "r", "1.5", "1 or less", "no"), ("x", "n", "0.25", "", "")]
+
+
+def test_a_small_run_writes_table_and_json(tmp_path):
+    command = ("-m", "bench", "load", "encode", "--scale", "0.01", "--rounds", "1", "--out", tmp_path)
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    whats = ["load and clean", "write a submission", "check a submission", "score a submission"]
+    assert [one["what"] for one in result["comparisons"]] == whats
+    assert result["machine"]["cores"] and result["machine"]["load"] >= 0
+    table = (tmp_path / "bench.md").read_text()
+    assert all(what in table and what in done.stdout for what in whats)
+    assert "| load and clean | np.load, astype |" in table
+
+
+def test_an_unknown_stage_is_refused():
+    done = subprocess.run([sys.executable, "-m", "bench", "lode"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "lode: no such stage" in done.stderr
