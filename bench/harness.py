@@ -122,12 +122,15 @@ def _peak_megabytes() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / PER_MEGABYTE
 
 
-def said(*command: object) -> str:
+def said(*command: object, **environment: str) -> str:
     """Runs a script of this project, `train.py ...` or `-m bench.load ...`, in a process of its own: what it prints.
 
-    Raises UserError where it fails.
+    `environment`: variables that it finds besides this process's. Raises UserError where it fails.
     """
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=HERE, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=HERE, env=os.environ | environment, capture_output=True, text=True,
+    )  # fmt: skip
     if done.returncode:
         name = " ".join(str(part) for part in command if "\n" not in str(part))
         raise UserError(f"{name}: {done.stderr.strip() or 'failed'}")

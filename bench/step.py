@@ -59,10 +59,10 @@ def operations(model: keras.Model) -> float:
     return float(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
 
 
-def peak() -> float:
+def peak(precision: str = "float32") -> float:
     """Operations a second of a large convolution 3x3, forward."""
     tiles, height, width, filters = LARGE
-    layer = keras.layers.Conv2D(filters, 3, padding="same")
+    layer = keras.layers.Conv2D(filters, 3, padding="same", dtype=precision)
     model = keras.Sequential([keras.Input((height, width, filters)), layer])
     maps = np.zeros(LARGE, np.float32)
     took = by_turns({"convolution": lambda: np.asarray(model.predict_on_batch(maps))}, 5)["convolution"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from bench import harness, score, step
+from bench import gpu, harness, score, step
 from bench.harness import Comparison, Goal, Took, by_turns
+from lib.experiments import make_config
 
 
 @pytest.mark.parametrize(
@@ -96,3 +97,18 @@ def test_an_unknown_stage_is_refused():
     done = subprocess.run([sys.executable, "-m", "bench", "lode"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "lode: no such stage" in done.stderr
+
+
+def test_a_device_is_timed_and_what_does_not_fit_is_left_out(monkeypatch):
+    config = make_config("best", tiny=True).replace(width=1, depth=1, batch_size=2)
+    training, predicting, operations = gpu.measure(config, 1)
+    assert min(training, predicting, operations) > 0
+    monkeypatch.setattr(gpu, "_prepared", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gpu.measure(config, 1)
+
+    def full(config):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(gpu, "_prepared", full)
+    assert gpu.measure(config, 1) is None

@@ -1,0 +1,74 @@
+"""How fast a training step is by how TensorFlow computes it: its own convolutions, oneDNN's, XLA; and by JAX.
+
+    python -m bench.settings [--scale 1] [--rounds 3]
+
+Each way is a process of its own and fits one batch of `--tiny` again and again; the first step, which compiles, is not
+counted. The scripts take oneDNN's convolutions on x86 (lib/console.py). JAX is left out where it is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+
+from bench.harness import Comparison, Goal, Took, run, said
+from lib.console import Console, run_main
+
+EXPERIMENTS = ("first", "seventh", "best")
+STEPS = 10
+OWN = "TensorFlow's own"
+WAYS: dict[str, dict[str, str]] = {
+    OWN: {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    "this project: oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1"},
+    "XLA": {"TF_ENABLE_ONEDNN_OPTS": "0", "XLA": "1"},
+    "XLA and oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1", "XLA": "1"},
+    "JAX": {"KERAS_BACKEND": "jax"},
+}
+FIT = """
+import os, statistics, sys, time
+import numpy as np
+from bench.augment import make_tiles
+from lib.experiments import make_config
+from lib.losses import class_weights
+from lib.models import build_model
+from lib.training import Batches, compile_model
+
+images, masks = make_tiles(64)
+config = make_config(sys.argv[1], tiny=True)
+model, batch = build_model(config), Batches(images, masks, config)[0]
+compile_model(model, config, class_weights(config, masks))
+if "XLA" in os.environ:
+    model.jit_compile = True
+seconds = []
+for _ in range(1 + int(sys.argv[2])):
+    begun = time.perf_counter()
+    model.train_on_batch(*batch)
+    seconds.append(time.perf_counter() - begun)
+print(statistics.median(seconds[1:]), len(batch[0]))
+"""
+
+
+def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
+    """A comparison for each experiment."""
+    ways = {name: way for name, way in WAYS.items() if name != "JAX" or importlib.util.find_spec("jax")}
+    comparisons = []
+    with console.progress(len(EXPERIMENTS) * rounds * len(ways), "ways to compute", "training") as bar:
+        for name in EXPERIMENTS:
+            seconds: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(rounds):
+                for way, environment in ways.items():
+                    took, tiles = said("-c", FIT, name, max(1, round(STEPS * scale)), **environment).split()
+                    seconds[way].append(float(took))
+                    bar.update()
+            took = {way: Took(statistics.median(each)) for way, each in seconds.items()}
+            goals = [
+                Goal(f"{way}: times as fast as {OWN}", took[OWN].seconds / took[way].seconds)
+                for way in ways
+                if way != OWN
+            ]
+            comparisons.append(Comparison(f"a training step, {name}", took, goals, int(tiles)))
+    return comparisons
+
+
+if __name__ == "__main__":
+    run_main(lambda: run(measure, __doc__, "bench.settings"))
