@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.console import Console, Terminated, UserError, run_main
+from lib.console import Console, Terminated, UserError, prepare_tensorflow, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -190,3 +190,17 @@ def test_sigterm_ends_like_ctrl_c_and_the_second_one_at_once():
         assert process.stdout.readline() == b"in order\n"
         process.terminate()
         assert process.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("processor", "before", "after"),
+    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("arm64", None, None)],
+)
+def test_tensorflow_takes_onednn_unless_told_otherwise(processor, before, after, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "")  # so that it is put back
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if before:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    prepare_tensorflow()
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == after
