@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -30,18 +31,18 @@ def test_a_goal_is_met_at_its_bound_and_not_beyond(goal, met):
     assert goal.met == met
 
 
-def test_ways_take_turns_and_the_first_turn_does_not_count():
-    calls = []
-    slow = iter([0.3, 0.0, 0.02, 0.01])
+def test_ways_take_turns_and_the_first_turn_does_not_count(monkeypatch):
+    calls, clock, seconds = [], [0.0], iter([30.0, 1.0, 4.0, 2.0])
+    times = SimpleNamespace(perf_counter=lambda: clock[0], process_time=lambda: clock[0] / 4)
+    monkeypatch.setattr(harness, "time", times)
 
     def first():
         calls.append("first")
-        time.sleep(next(slow))
+        clock[0] += next(seconds)
 
     took = by_turns({"first": first, "second": lambda: calls.append("second")}, rounds=3)
     assert calls == ["first", "second"] * 4
-    assert 0.01 <= took["first"].seconds < 0.02  # the median
-    assert took["first"].cpu < took["first"].seconds
+    assert took == {"first": Took(2.0, 0.5), "second": Took(0.0, 0.0)}
 
 
 def test_cpu_seconds_are_those_of_work_and_memory_of_the_process():
