@@ -14,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -127,22 +128,32 @@ def said(*command: object, **environment: str) -> str:
 
     `environment`: variables that it finds besides this process's. Raises UserError where it fails.
     """
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=HERE, env=os.environ | environment, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        name = " ".join(str(part) for part in command if "\n" not in str(part))
-        raise UserError(f"{name}: {done.stderr.strip() or 'failed'}")
-    return done.stdout
+    return _run(command, environment)[0]
 
 
 def script(*command: object) -> Took:
-    """What that takes, the process's start included."""
-    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    said(*command)
-    seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    """What that takes, the process's start included. Memory is never told as less than this process's own."""
+    return _run(command, {})[1]
+
+
+def _run(command: Sequence[object], environment: Mapping[str, str]) -> tuple[str, Took]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        begun = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=HERE, env=os.environ | environment, stdout=out, stderr=errors
+        )
+        try:
+            _, status, used = os.wait4(child.pid, 0)  # subprocess does not tell what a single child used
+        except BaseException:
+            child.kill()
+            raise
+        seconds = time.perf_counter() - begun
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), errors.seek(0)
+        if child.returncode:
+            name = " ".join(str(part) for part in command if "\n" not in str(part))
+            raise UserError(f"{name}: {errors.read().strip() or 'failed'}")
+        return out.read(), Took(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / PER_MEGABYTE)
 
 
 def machine() -> dict[str, object]:

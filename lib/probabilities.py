@@ -299,7 +299,7 @@ def encode(probabilities: np.ndarray, background: bool) -> np.ndarray:
     The likeliest class gets a mark, and takes what the others leave. Theirs, 0 to 1/2, are stored by the square root:
     a rare class of small probability keeps its precision. The likeliest class always stays the likeliest.
     """
-    values = np.moveaxis(probabilities if background else probabilities[..., 1:], -1, 1)
+    values = np.ascontiguousarray(np.moveaxis(probabilities if background else probabilities[..., 1:], -1, 1))
     likeliest = values.argmax(axis=1)[:, None]  # before dividing makes two of them equal
     # A background that was never trained can leave nothing to the others
     values = values / np.maximum(values.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
