@@ -22,7 +22,7 @@ from lib.models import build_model
 from lib.predict import BATCH, PLAIN, predict_probabilities, probability_model
 from lib.views import invert_view, parse_view
 
-TILES = 4 * BATCH
+TILES = 2 * BATCH
 EXPERIMENTS = ("seventh", "best")
 
 

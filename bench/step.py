@@ -21,7 +21,7 @@ from lib.losses import class_weights
 from lib.models import build_model
 from lib.training import Batches, compile_model
 
-TILES = 96  # of an epoch
+TILES = 64  # of an epoch
 PASSES = 3  # forward passes that a step costs: forward, and back to inputs and to weights
 LARGE = (8, 64, 128, 64)  # of the map whose convolution says what the peak is; to as many filters
 
