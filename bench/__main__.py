@@ -45,12 +45,13 @@ def main() -> None:
     show(comparisons, console)
     args.out.mkdir(parents=True, exist_ok=True)
     facts = busy | {"scale": args.scale, "rounds": args.rounds}
+    found = dict(machine=facts, comparisons=[asdict(one) for one in comparisons])
     with replacing(args.out / TABLE) as stream:
         stream.write(markdown(comparisons, facts))
     with replacing(args.out / RESULT) as stream:
-        json.dump(dict(machine=facts, comparisons=[asdict(one) for one in comparisons]), stream, indent=1)
+        json.dump(found, stream, indent=1)
     console.line(f"\n{args.out / TABLE}, {args.out / RESULT}: written")
-    console.result(machine=facts, comparisons=[asdict(one) for one in comparisons])
+    console.result(**found)
 
 
 def markdown(comparisons: Sequence[Comparison], facts: Mapping[str, object]) -> str:

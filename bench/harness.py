@@ -97,14 +97,16 @@ def apart(ways: Mapping[str, Callable[..., object]], rounds: int, *arguments: ob
         for _ in range(rounds):
             for name, way in ways.items():
                 turns[name].append(pool.apply(_once, (way, arguments)))
-    return {
-        name: Took(
-            statistics.median(one.seconds for one in turn),
-            statistics.median(one.cpu or 0 for one in turn),
-            max(one.megabytes or 0 for one in turn),
-        )
-        for name, turn in turns.items()
-    }
+    return {name: middle(turn) for name, turn in turns.items()}
+
+
+def middle(turns: Sequence[Took]) -> Took:
+    """One Took for several whose CPU seconds and memory are known: medians, and the most memory."""
+    return Took(
+        statistics.median(one.seconds for one in turns),
+        statistics.median(one.cpu or 0 for one in turns),
+        max(one.megabytes or 0 for one in turns),
+    )
 
 
 def _once(way: Callable[..., object], arguments: Sequence[object]) -> Took:

@@ -10,37 +10,22 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
+from bench.harness import script
 from lib import terrain
 from lib.console import Console, UserError, add_console_options, run_main
 from lib.probabilities import FOLDER
 from lib.runs import Run
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def script(name: str, *arguments: object) -> float:
-    """Seconds that one of the project's scripts takes. Raises UserError where it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, arguments), "--quiet"], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise UserError(f"{name}: {done.stderr.strip() or 'failed'}")
-    return time.perf_counter() - start
-
 
 def train(folder: Path, tiles: int) -> tuple[Path, Path]:
     """A run and its data, with so many test tiles."""
     np.savez(folder / "terrain.npz", **terrain.generate(train=100, test=tiles))
-    arguments = ["--tiny", "--data", folder / "terrain.npz", "--runs", folder, "--set", "epochs=1"]
+    arguments = ["--tiny", "--quiet", "--data", folder / "terrain.npz", "--runs", folder, "--set", "epochs=1"]
     script("train.py", "seventh", *arguments)
     return folder / "seventh" / "fold_0", folder / "terrain.npz"
 
@@ -64,7 +49,9 @@ def main() -> None:
         seconds, masks = [], []
         for number in (1, 2):
             out = folder / f"masks_{number}.npz"
-            seconds.append(script("infer.py", run, "--data", source, "--out", out))
+            seconds.append(
+                script("infer.py", run.absolute(), "--data", source.absolute(), "--out", out, "--quiet").seconds
+            )
             with np.load(out) as made:
                 masks.append(made["masks"])
         size = sum(path.stat().st_size for path in stored.iterdir())

@@ -26,7 +26,6 @@ WAYS: dict[str, dict[str, str]] = {
 }
 FIT = """
 import os, statistics, sys, time
-import numpy as np
 from bench.augment import make_tiles
 from lib.experiments import make_config
 from lib.losses import class_weights

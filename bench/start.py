@@ -9,15 +9,14 @@ predicted before.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from pathlib import Path
 
-from bench.harness import Comparison, Goal, Took, run, script
+from bench.harness import Comparison, Goal, Took, middle, run, script
+from bench.load import TRAINING_TILES
 from lib.children import HERE
 from lib.console import Console, run_main
 
-TILES = 2_615  # of the competition's training set, outliers included
 FEW = 60  # tiles of the training whose first step is timed
 EXPERIMENT = "best"
 BARE = """
@@ -52,7 +51,7 @@ def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         few, many = folder / "few.npz", folder / "many.npz"
-        for path, tiles in ((few, FEW), (many, max(FEW, round(TILES * scale)))):
+        for path, tiles in ((few, FEW), (many, max(FEW, round(TRAINING_TILES * scale)))):
             script("-m", "lib.terrain", "--out", path, "--train", tiles, "--test", 1, "--quiet")
         train = ("train.py", EXPERIMENT, "--tiny", "--quiet")
         steps = {"this project": [], "Keras's fit": []}
@@ -60,7 +59,7 @@ def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
             short = ("--set", "epochs=1", "--data", few, "--runs", folder / str(number))
             steps["this project"].append(script(*train, *short))
             steps["Keras's fit"].append(script("-c", BARE, few, EXPERIMENT))
-        first = {way: _middle(turns) for way, turns in steps.items()}
+        first = {way: middle(turns) for way, turns in steps.items()}
         ratio = Goal("times Keras's fit", first["this project"].seconds / first["Keras's fit"].seconds, most=1.5)
         comparisons.append(Comparison("first steps", first, [ratio]))
 
@@ -77,11 +76,7 @@ def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
 
 
 def _median(rounds: int, *command: object) -> Took:
-    return _middle([script(*command) for _ in range(rounds)])
-
-
-def _middle(turns: list[Took]) -> Took:
-    return Took(statistics.median(one.seconds for one in turns), statistics.median(one.cpu or 0 for one in turns))
+    return middle([script(*command) for _ in range(rounds)])
 
 
 if __name__ == "__main__":
