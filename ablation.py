@@ -4,8 +4,9 @@
     python ablation.py --parts no_flip cutmix         some of them
     make ablation DATA=FILE                           the same as the first
 
-All trainings get the same time, on as many cores as each other. Goes on where it stopped: finished trainings are not
-trained again. <runs>/ablation/ablation.md is written anew after each fold.
+All trainings get the same time, on as many cores as each other: as many epochs as fit, measured for the whole recipe,
+for the parts that leave an epoch as long as it is together, and for each other part. Goes on where it stopped: finished
+trainings are not trained again. <runs>/ablation/ablation.md is written anew after each fold.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from lib.task import BIG_ROCK
 BASE = "best"
 SEED = "other_seed"
 TABLE = "ablation.md"
+PACE = {"attention", "context", "dspp_rates", "oversample", "semi", "upscale"}  # fields on which an epoch's time hangs
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Part:
     def changes(self) -> tuple[str, ...]:
         """The settings, and the name."""
         return f"experiment={self.name}", *self.settings
+
+    @property
+    def timed(self) -> bool:
+        """Whether an epoch takes another time than one of BASE, so that another number of them fits."""
+        return any(text.partition("=")[0] in PACE for text in self.settings)
 
 
 PARTS = {
@@ -112,10 +119,11 @@ def main() -> None:
     console.facts(table=folder / TABLE, trainings=args.folds * (1 + len(parts)), minutes=f"{args.minutes:g} each")
     runner = Here(args.jobs)
     taught = [part for part in parts if "semi=pseudo" in part.settings]  # by BASE, which has to end before
-    others = [None, *(part for part in parts if part not in taught)]
+    timed = [part for part in parts if part.timed and part not in taught]
+    alike = [part for part in parts if not part.timed]  # known only when BASE has begun, how many epochs they get
     rows: list[dict] = []
     for fold in range(args.folds):
-        for some in (others, taught):
+        for some in ((None, *timed), alike, taught) if fold == 0 else ((None, *timed, *alike), taught):
             jobs = [job(part, fold, folder, args) for part in some]
             with watching(jobs, console):
                 runner.run(jobs, console)
@@ -149,7 +157,10 @@ def parse() -> argparse.Namespace:
 def job(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> Training:
     """The training of a part; None: BASE itself."""
     settings = (*args.set, *(part.changes if part else ()))
-    return Training(BASE, fold, settings, tiny=True, minutes=args.minutes, data=args.data, runs=folder)
+    if part and not part.timed:
+        settings = (*settings, f"epochs={Run.open(fold_folder(folder, BASE, 0)).config.epochs}")
+    minutes = args.minutes if part is None or part.timed else None
+    return Training(BASE, fold, settings, tiny=True, minutes=minutes, data=args.data, runs=folder)
 
 
 def table(
@@ -206,8 +217,8 @@ def table(
         f"Mean IoU in percent of {len(whole.heeded.tiles):,} tiles, {folds} of {base.config.folds} folds pooled, seed "
         f"{base.config.seed}; differences from the whole recipe on the same tiles, with their {LEVEL:.0%} intervals by "
         f"{DRAWS:,} draws of {ground(mosaic)}; big rock: the difference of its IoU with neighbours. Bold: the interval "
-        f"does not hold zero. {args.minutes:g} minutes a training, {args.jobs} at a time. Data: "
-        f"{Path(dataset.source).name} (digest {dataset.digest[:12]}). Hardware: {environment.device}.",
+        f"does not hold zero. As many epochs as fit into {args.minutes:g} minutes, {args.jobs} trainings at a time. "
+        f"Data: {Path(dataset.source).name} (digest {dataset.digest[:12]}). Hardware: {environment.device}.",
     ]
     return [_plain(row) for row in shown], "\n".join(lines) + "\n"
 
