@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,14 @@ from lib.views import invert_view
 
 BATCH = 64  # tiles per forward pass; one fixed shape, so that nothing is compiled twice
 PLAIN = ("identity",)
+
+MARGIN = 0.6
+"""A pixel is settled when its class stands even if its margin, which is the likeliest class's probability less the next
+one's, is lower by so much in all views to come than it was in those seen. At 2, nothing could change it any more."""
+
+UNSETTLED = 0.03  # of a tile's pixels may be, and yet the tile needs no further view
+
+Enough = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def parse_views(text: str) -> tuple[str, ...]:
@@ -37,6 +45,7 @@ def predict_probabilities(
     views: Sequence[str] = PLAIN,
     source: object = "the network",
     batch: int | None = None,
+    enough: Enough | None = None,
 ) -> np.ndarray:
     """Class probabilities of tiles, averaged over views.
 
@@ -46,6 +55,7 @@ def predict_probabilities(
         views: names from lib.views' table; each pixel is averaged over the views that really saw it.
         source: what messages call the network: its run's folder.
         batch: tiles per forward pass; BATCH unless given.
+        enough: says after each view which tiles need no further one, as `Settled` does; none does unless given.
 
     Returns:
         (N, H, W, 5) float32.
@@ -56,18 +66,55 @@ def predict_probabilities(
     total = np.zeros((*tiles.shape[:3], len(CLASSES)), np.float32)
     votes = np.zeros(tiles.shape[1:3], np.float32)
     batch = batch or BATCH
-    for view in views:
-        for start in range(0, len(tiles), batch):
-            part = slice(start, start + batch)
+    asked = np.arange(len(tiles))
+    for number, view in enumerate(views, 1):
+        for start in range(0, len(asked), batch):
+            part = asked[start : start + batch]
             maps, seen = invert_view(view, _forward(model, view_of(view, tiles[part]), batch))
             total[part] += maps
         votes += seen
+        if enough and number < len(views) and votes.all():
+            done = enough(total[asked], votes, len(views) - number)
+            total[asked[done]] /= votes[..., None]
+            asked = asked[~done]
     if not votes.all():
         raise UserError(f"views={','.join(views)}: some pixels are seen by no view; add identity")
-    total /= votes[..., None]
+    total[asked] /= votes[..., None]
     if not np.isfinite(total).all():  # which would make every pixel of an ensemble the first class
         raise UserError(f"{source}: answers NaN; leave it out, or train it again with a lower learning_rate")
     return total
+
+
+class Settled:
+    """Says which tiles need no further view, as their answer would hardly change; see MARGIN and UNSETTLED.
+
+    `saved`: views of tiles that were left out.
+    """
+
+    def __init__(self, background: bool = False):
+        """`background`: whether class 0 may be predicted."""
+        self.background, self.saved = background, 0
+
+    def __call__(self, total: np.ndarray, votes: np.ndarray, left: int) -> np.ndarray:
+        """Which tiles are settled.
+
+        Args:
+            total: (n, H, W, 5) float32, probabilities summed over the views so far.
+            votes: (H, W) float32, of how many.
+            left: views to come.
+
+        Returns:
+            (n,) bool.
+        """
+        chances = total if self.background else total[..., 1:]
+        first, second = np.zeros((2, *total.shape[:3]), np.float32)
+        for chance in np.moveaxis(chances, -1, 0):
+            second = np.maximum(second, np.minimum(first, chance))
+            first = np.maximum(first, chance)
+        needed = MARGIN * left / (votes + left) * chances.sum(axis=-1)
+        done = (first - second <= needed).mean(axis=(1, 2)) <= UNSETTLED
+        self.saved += left * np.count_nonzero(done)
+        return done
 
 
 def _forward(model, tiles: np.ndarray, batch: int) -> np.ndarray:

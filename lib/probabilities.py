@@ -20,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -34,7 +35,7 @@ from lib.data import Dataset
 from lib.files import replacing, sha256
 from lib.frames import Mosaic
 from lib.metrics import confusion_matrix
-from lib.predict import PLAIN, labels, predict_probabilities, probability_model
+from lib.predict import MARGIN, PLAIN, UNSETTLED, Settled, labels, predict_probabilities, probability_model
 from lib.runs import WEIGHTS, Run
 from lib.schema import Record
 from lib.task import CLASSES, HEIGHT, WIDTH
@@ -46,6 +47,7 @@ FOLDER = "probabilities"
 """Where a run's stores lie, in its folder."""
 
 BLOCK = 64  # tiles compressed together, and read at a time: 10 MB of probabilities
+SEVERAL = 8  # blocks predicted together where tiles leave after some views, so that forward passes stay full
 
 LIKELIEST = 255
 LEVELS = {4: 254, 5: 127}
@@ -65,7 +67,8 @@ class Key(Record):
     """What stored probabilities depend on; they are used for exactly this and nothing else.
 
     `weights`: digest of the weights file; `config`: the run's fields that are not at their default; `views`: averaged;
-    `background`: whether class 0 may be predicted; `tiles`: digest of the tiles, and of their masks where known.
+    `background`: whether class 0 may be predicted; `tiles`: digest of the tiles, and of their masks where known;
+    `settled`: MARGIN and UNSETTLED of lib/predict.py, by which tiles were left out of further views; None: no tile was.
     """
 
     format: int
@@ -74,6 +77,7 @@ class Key(Record):
     views: tuple[str, ...]
     background: bool
     tiles: str
+    settled: tuple[float, float] | None = None
 
 
 class Tiles(Protocol):
@@ -349,13 +353,15 @@ def _key(run: Run, tiles: Tiles, views: tuple[str, ...] | None, background: bool
     weights = run.folder / WEIGHTS
     if not weights.exists():
         raise UserError(f"{weights}: no weights yet; train the run first")
+    views = run.config.views if views is None else views
     return Key(
         format=FORMAT,
         weights=sha256(weights),
         config=run.config.differences(Config()),
-        views=run.config.views if views is None else views,
+        views=views,
         background=run.config.predict_background if background is None else background,
         tiles=tiles.digest(run),
+        settled=(MARGIN, UNSETTLED) if len(views) > 1 else None,
     )
 
 
@@ -403,21 +409,32 @@ class Network:
         run.weights(model)
         return probabilities
 
-    def predict(self, run: Run, tiles: Tiles, views: Sequence[str], bar) -> Iterator[Block]:
-        """Probabilities of a run's tiles and their masks, block by block."""
+    def predict(
+        self, run: Run, tiles: Tiles, views: Sequence[str], bar, enough: Settled | None = None
+    ) -> Iterator[Block]:
+        """Probabilities of a run's tiles and their masks, block by block; `enough`: as for `predict_probabilities`."""
         probabilities = self.load(run)
-        for images, masks in tiles.blocks(run):
-            yield predict_probabilities(probabilities, images, views, run.folder), masks
-            bar.update(len(images))
+        blocks = tiles.blocks(run)
+        while some := list(islice(blocks, SEVERAL if enough else 1)):
+            images = np.concatenate([images for images, _ in some])
+            found = predict_probabilities(probabilities, images, views, run.folder, enough=enough)
+            for images, masks in some:
+                here, found = found[: len(images)], found[len(images) :]
+                yield here, masks
+                bar.update(len(images))
 
 
 def _predict(run: Run, tiles: Tiles, key: Key, network: Network, bar, console: Console) -> Stored:
     """Predicts and stores; beside the run where that can be written, else in a folder that goes with the store."""
 
-    path = _place(run, key, tiles)
+    path, numbers = _place(run, key, tiles), tiles.numbers(run)
 
     def write(path: Path) -> None:
-        _write(path, key, tiles.numbers(run), network.predict(run, tiles, key.views, bar))
+        enough = Settled(key.background) if key.settled else None
+        _write(path, key, numbers, network.predict(run, tiles, key.views, bar, enough))
+        if enough and enough.saved:
+            share = enough.saved / (len(numbers) * (len(key.views) - 1))
+            console.line(f"{path}: {share:.0%} of the views after the first left out, where the answer was settled")
 
     try:
         write(path)

@@ -157,9 +157,9 @@ def predicted(monkeypatch):
     """Tiles predicted, a number for each block."""
     counts = []
 
-    def count(model, tiles, *arguments, real=probabilities.predict_probabilities):
+    def count(model, tiles, *arguments, real=probabilities.predict_probabilities, **options):
         counts.append(len(tiles))
-        return real(model, tiles, *arguments)
+        return real(model, tiles, *arguments, **options)
 
     monkeypatch.setattr(probabilities, "predict_probabilities", count)
     return counts

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lib.console import UserError
-from lib.predict import PLAIN, labels, predict_probabilities, probability_model
+from lib.predict import PLAIN, UNSETTLED, Settled, labels, predict_probabilities, probability_model
 
 VIEWS = ("identity", "hflip", "shift(0,8)", "shift(-4,3)", "hflip+shift(2,-5)")
 rng = np.random.default_rng(0)
@@ -57,6 +57,56 @@ def test_a_network_that_answers_nan_is_named():
     model.set_weights([np.where(np.arange(5) == 4, np.nan, weight) for weight in model.get_weights()])
     with pytest.raises(UserError, match="runs/bad: answers NaN"):
         predict_probabilities(probability_model(model), TILES, PLAIN, "runs/bad")
+
+
+class Certain:
+    """A network that is as sure of soil, before sand, as a tile's first pixel says in percent; counts its tiles."""
+
+    def __init__(self):
+        self.asked = []
+
+    def predict_on_batch(self, tiles):
+        self.asked.append(np.unique(tiles[:, 0, 0]).tolist())
+        sure = np.broadcast_to(tiles[:, :1, :1] / 100, tiles.shape)
+        nothing = np.zeros_like(sure)
+        return np.stack([nothing, sure, nothing, 1 - sure, nothing], axis=-1).astype(np.float32)
+
+
+def test_a_settled_tile_is_left_out_of_further_views():
+    margins = np.array([0.1, 0.31, 0.42, 0.62])
+    tiles = np.broadcast_to((50 + 50 * margins)[:, None, None], (4, 8, 16)).round().astype(np.uint8)
+    network, enough = Certain(), Settled()
+    views = ("identity", "hflip", "vflip")
+    found = predict_probabilities(network, tiles, views, enough=enough)
+    # Margins needed: two thirds of MARGIN after the first view, a third after the second
+    asked = [[level for level, margin in zip(tiles[:, 0, 0], margins) if margin <= need] for need in (1, 0.4, 0.2)]
+    assert network.asked == asked and [len(one) for one in asked] == [4, 2, 1]
+    assert enough.saved == 2 + 2 + 1
+    np.testing.assert_allclose(found, predict_probabilities(Certain(), tiles, views), rtol=1e-6)  # views all agree
+
+
+def test_few_pixels_do_not_keep_a_tile_from_being_settled():
+    total = np.zeros((2, 10, 20, 5), np.float32)
+    total[..., 2] = 1
+    few = int(UNSETTLED * 200)
+    total[0].reshape(-1, 5)[:few] = 0, 0, 0.5, 0.5, 0
+    total[1].reshape(-1, 5)[: few + 1] = 0, 0, 0.5, 0.5, 0
+    enough = Settled()
+    assert enough(total, np.ones((10, 20), np.float32), 1).tolist() == [True, False]
+    assert enough.saved == 1
+
+
+def test_a_background_counts_for_settling_only_where_it_may_be_predicted():
+    total = np.broadcast_to(np.array([0.49, 0.5, 0.01, 0, 0], np.float32), (1, 4, 4, 5))
+    votes = np.ones((4, 4), np.float32)
+    assert Settled()(total, votes, 1).all() and not Settled(background=True)(total, votes, 1).any()
+
+
+def test_an_unseen_pixel_keeps_all_tiles_asked_for():
+    network = Certain()
+    tiles = np.full((1, 8, 16), 99, np.uint8)
+    predict_probabilities(network, tiles, ("shift(0,1)", "identity", "hflip"), enough=Settled())
+    assert len(network.asked) == 2  # after the second, every pixel was seen
 
 
 def test_background_is_predicted_only_when_asked():

@@ -103,9 +103,9 @@ def predicted(monkeypatch):
     """How many tiles were predicted by which views."""
     calls = []
 
-    def count(model, tiles, views, source):
+    def count(model, tiles, views, source, **options):
         calls.append((len(tiles), tuple(views)))
-        return predict_probabilities(model, tiles, views, source)
+        return predict_probabilities(model, tiles, views, source, **options)
 
     monkeypatch.setattr(probabilities, "predict_probabilities", count)
     return calls
@@ -235,6 +235,49 @@ def write_data(path, seed=0, test=70):
     return str(path)
 
 
+class Sure:
+    """A network that is sure of every other tile's class, its number's remainder, and of the others' not; counts."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def predict_on_batch(self, tiles):
+        self.asked += len(np.unique(tiles[:, 0, 0]))
+        number = tiles[:, 0, 0].astype(int)
+        chances = np.full((len(tiles), 5), 0.2, np.float32)
+        chances[np.arange(len(tiles)), 1 + number % 4] = np.where(number % 2, 0.9, 0.3)
+        shape = (len(tiles), *tiles.shape[1:], 5)
+        return np.broadcast_to(chances[:, None, None] / chances.sum(axis=1)[:, None, None, None], shape)
+
+
+@pytest.mark.parametrize("several", [1, 8])
+def test_settled_tiles_are_left_out_and_each_tile_keeps_its_own(several, made, tmp_path, monkeypatch, capsys):
+    _, dataset, _ = made
+    images = np.broadcast_to(np.arange(70, dtype=np.uint8)[:, None, None], dataset.images.shape)
+    dataset = dataclasses.replace(dataset, images=images)
+    run, network = make_run(tmp_path / "fold_0", range(70), 1), Sure()
+    monkeypatch.setattr(probabilities, "SEVERAL", several)
+    monkeypatch.setattr(probabilities.Network, "load", lambda *_: network)
+    (store,) = ensure([run], ValidationTiles(dataset), None, Console())
+    assert network.asked == 70 + 35
+    assert f"{store.path}: 50% of the views after the first left out" in capsys.readouterr().out
+    chances = np.concatenate(list(store.blocks()))
+    wanted = np.broadcast_to((np.arange(70) % 4)[:, None, None], (70, 64, 128))
+    np.testing.assert_array_equal(chances[..., 1:].argmax(axis=-1), wanted)
+
+
+def test_several_views_are_predicted_again_where_tiles_were_settled_otherwise(made, predicted, monkeypatch):
+    folds, dataset, _ = made
+    tiles = ValidationTiles(dataset)
+    ensure(folds[:1], tiles, None, QUIET)
+    predicted.clear()
+    monkeypatch.setattr(probabilities, "MARGIN", 0.5)
+    ensure(folds[:1], tiles, PLAIN, QUIET)
+    assert not predicted
+    ensure(folds[:1], tiles, None, QUIET)
+    assert predicted == [(35, CONFIG.views)]
+
+
 def test_test_tiles_are_streamed_and_known_by_their_content(made, predicted, tmp_path):
     folds = made[0]
     first, second = write_data(tmp_path / "a.npz"), write_data(tmp_path / "b.npz", seed=1)
@@ -302,12 +345,12 @@ from lib import probabilities
 from lib.runs import Run
 import test_probabilities as here
 
-def slow(*arguments, real=probabilities.predict_probabilities):
+def slow(*arguments, real=probabilities.predict_probabilities, **options):
     if (seen := getattr(slow, "seen", 0)):
         print("in the middle", flush=True)
         time.sleep(60)
     slow.seen = seen + 1
-    return real(*arguments)
+    return real(*arguments, **options)
 
 probabilities.predict_probabilities = slow
 run = Run.open(Path({str(run.folder)!r}))
