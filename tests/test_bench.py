@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from bench import gpu, harness, score, step
+from bench import gpu, growth, harness, score, step
 from bench.harness import Comparison, Goal, Took, by_turns
 from lib.experiments import make_config
 
@@ -113,3 +113,24 @@ def test_a_device_is_timed_and_what_does_not_fit_is_left_out(monkeypatch):
 
     monkeypatch.setattr(gpu, "_prepared", full)
     assert gpu.measure(config, 1) is None
+
+
+def test_growth_is_measured_on_as_many_test_tiles_as_it_says(tmp_path):
+    growth.make(tmp_path / "tiles.npz", 250)
+    with np.load(tmp_path / "tiles.npz") as made:
+        assert made["test_set"].shape == (250, 64, 128) and made["test_set"].dtype == np.uint8
+        assert made["training_set"].shape[1:] == (2, 64, 128) and len(made["training_set"]) == 100
+
+
+def test_growth_draws_what_was_measured():
+    tiles = {
+        count: {step: Took(number + count / 100, None, 800.0 + number) for number, step in enumerate(growth.STEPS)}
+        for count in (100, 1000)
+    }
+    figure = growth.draw(tiles, {8: (50.0, 200.0), 16: (30.0, 90.0)}, {1: 0.002, 2: 0.004})
+    seconds, megabytes, width, views = ([line.get_ydata().tolist() for line in panel.lines] for panel in figure.axes)
+    assert seconds == [[1.0, 10.0], [2.0, 11.0], [3.0, 12.0]]
+    assert megabytes == [[800.0, 800.0], [801.0, 801.0], [802.0, 802.0]]
+    assert width == [[50.0, 30.0], [200.0, 90.0]] and views == [[2.0, 4.0]]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == list(growth.STEPS)

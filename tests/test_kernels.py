@@ -784,46 +784,46 @@ def test_a_killed_kernel_is_gone_on_with_bit_for_bit_and_its_masks_are_submitted
 
     def start(request: dict) -> Machine:
         earlier = machines[-1] if machines else None
-        killed_by = None if earlier else "runs/seventh/fold_1/state.npz"
+        killed_by = None if earlier else "runs/first/fold_1/state.npz"
         machines.append(Machine(request, tmp_path / f"kaggle_{len(machines)}", data, earlier, killed_by))
         return machines[-1]
 
     server.start, clock.real = start, 1.0
     run = Scripts(server, tmp_path, monkeypatch, clock)
-    smallest = "folds=2 width=2 depth=1 nesting=1 dspp_rates=1 oversample=1 epochs=4 batch_size=8 precision=float32"
+    smallest = "folds=2 width=2 depth=1 epochs=4 batch_size=8 precision=float32"
     settings = ["--tiny", "--fold", "all", "--set", *smallest.split(), "views=identity,hflip"]
     version = commit(ROOT)
-    process = run("kernels/push.py", "seventh", *settings, "--cpu", "--poll", "1")
+    process = run("kernels/push.py", "first", *settings, "--cpu", "--poll", "1")
     assert_refused(process, "ended as ERROR", "finished folds in place: 0; missing: 1")
-    assert (tmp_path / "runs/seventh/fold_0/metrics.json").exists()
-    assert not (machines[0].working / "runs/seventh/fold_1/metrics.json").exists()  # killed in time
-    assert not (tmp_path / "runs/seventh/fold_1").exists()
+    assert (tmp_path / "runs/first/fold_0/metrics.json").exists()
+    assert not (machines[0].working / "runs/first/fold_1/metrics.json").exists()  # killed in time
+    assert not (tmp_path / "runs/first/fold_1").exists()
 
     (folder,) = attached(process)
     process = run("kernels/push.py", "--attach", folder, "--resume", "--poll", "1")
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "runs/seventh/fold_0: finished before" in "\n".join(machines[1].log())
+    assert "runs/first/fold_0: finished before" in "\n".join(machines[1].log())
     assert re.search("\nresumed after epoch [1-3]\n", "\n".join(machines[1].log()))
 
-    kept, weights = "runs/seventh/fold_0/best.weights.h5", "best.weights.h5"
+    kept, weights = "runs/first/fold_0/best.weights.h5", "best.weights.h5"
     assert (tmp_path / kept).read_bytes() == (machines[0].working / kept).read_bytes()
-    command = [sys.executable, ROOT / "train.py", "seventh", *settings, "--data", data, "--runs", "uninterrupted"]
+    command = [sys.executable, ROOT / "train.py", "first", *settings, "--data", data, "--runs", "uninterrupted"]
     command[command.index("all")] = "1"
     subprocess.run(command, cwd=tmp_path, env=machine_environment(), check=True, capture_output=True)
-    runs = [Run.open(tmp_path / place / "seventh/fold_1") for place in ("runs", "uninterrupted")]
+    runs = [Run.open(tmp_path / place / "first/fold_1") for place in ("runs", "uninterrupted")]
     gone_on, whole = (run.metrics().model_dump(exclude={"seconds", "files"}) for run in runs)
     assert gone_on == whole and whole["epochs"] == 4
     gone_on, whole = (arrays(run.folder / weights) for run in runs)
     assert gone_on == whole and len(whole) > 10
 
-    folder = tmp_path / "kernels/build/mars-seventh-all-folds-2/output"
+    folder = tmp_path / "kernels/build/mars-first-all-folds-2/output"
     manifest = json.loads((folder / "manifest.json").read_text())
-    validation = json.loads((tmp_path / "runs/seventh/validation.json").read_text())
+    validation = json.loads((tmp_path / "runs/first/validation.json").read_text())
     assert manifest["score"] == validation["tta"]["mean_iou"] and validation["tiles"] == 40
-    assert manifest["config"] == json.loads((tmp_path / "runs/seventh/fold_0/config.json").read_text())
-    assert json.loads((tmp_path / "runs/seventh/fold_1/environment.json").read_text())["commit"] == version
+    assert manifest["config"] == json.loads((tmp_path / "runs/first/fold_0/config.json").read_text())
+    assert json.loads((tmp_path / "runs/first/fold_1/environment.json").read_text())["commit"] == version
 
-    process = run("submission.py", "runs/seventh/masks.npz", "--submit", "-m", "cycle", "--data", data)
+    process = run("submission.py", "runs/first/masks.npz", "--submit", "-m", "cycle", "--data", data)
     assert process.returncode == 0, process.stderr
     with zipfile.ZipFile(io.BytesIO(server.submissions[0]["file"])) as archive:
         assert archive.read("submission.csv") == (folder / "submission.csv").read_bytes()
