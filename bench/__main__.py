@@ -10,6 +10,7 @@ on a quiet machine: how busy it was stands in the result.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from bench.harness import AIMS, TIMES, Comparison, add_size, aims, machine, read
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.files import replacing
 
-STAGES = ("load", "encode", "augment", "step", "infer", "score", "start")
+STAGES = ("load", "encode", "augment", "step", "infer", "start")
 RESULT, TABLE = "bench.json", "bench.md"
 
 
@@ -37,9 +38,10 @@ def main() -> None:
     comparisons: list[Comparison] = []
     with console.progress(len(args.stages), "stages", "stage") as bar:
         for name in args.stages:
-            console.line(f"{name} ...")
             size = ("--scale", str(args.scale), "--rounds", str(args.rounds))
+            begun = time.perf_counter()
             comparisons += read(said("-m", f"bench.{name}", "--json", *size))
+            console.line(f"{name}: measured in {time.perf_counter() - begun:.0f} s")
             bar.update()
     console.line()
     show(comparisons, console)

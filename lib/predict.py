@@ -55,7 +55,7 @@ def predict_probabilities(
         views: names from lib.views' table; each pixel is averaged over the views that really saw it.
         source: what messages call the network: its run's folder.
         batch: tiles per forward pass; BATCH unless given.
-        enough: says after each view which tiles need no further one, as `Settled` does; none does unless given.
+        enough: says after each view which tiles need no further one, as `EarlyExit` does; none does unless given.
 
     Returns:
         (N, H, W, 5) float32.
@@ -85,7 +85,7 @@ def predict_probabilities(
     return total
 
 
-class Settled:
+class EarlyExit:
     """Says which tiles need no further view, as their answer would hardly change; see MARGIN and UNSETTLED.
 
     `saved`: views of tiles that were left out.

@@ -35,7 +35,7 @@ from lib.data import Dataset
 from lib.files import replacing, sha256
 from lib.frames import Mosaic
 from lib.metrics import confusion_matrix
-from lib.predict import MARGIN, PLAIN, UNSETTLED, Settled, labels, predict_probabilities, probability_model
+from lib.predict import MARGIN, PLAIN, UNSETTLED, EarlyExit, labels, predict_probabilities, probability_model
 from lib.runs import WEIGHTS, Run
 from lib.schema import Record
 from lib.task import CLASSES, HEIGHT, WIDTH
@@ -410,7 +410,7 @@ class Network:
         return probabilities
 
     def predict(
-        self, run: Run, tiles: Tiles, views: Sequence[str], bar, enough: Settled | None = None
+        self, run: Run, tiles: Tiles, views: Sequence[str], bar, enough: EarlyExit | None = None
     ) -> Iterator[Block]:
         """Probabilities of a run's tiles and their masks, block by block; `enough`: as for `predict_probabilities`."""
         probabilities = self.load(run)
@@ -430,7 +430,7 @@ def _predict(run: Run, tiles: Tiles, key: Key, network: Network, bar, console: C
     path, numbers = _place(run, key, tiles), tiles.numbers(run)
 
     def write(path: Path) -> None:
-        enough = Settled(key.background) if key.settled else None
+        enough = EarlyExit(key.background) if key.settled else None
         _write(path, key, numbers, network.predict(run, tiles, key.views, bar, enough))
         if enough and enough.saved:
             share = enough.saved / (len(numbers) * (len(key.views) - 1))

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from bench import gpu, growth, harness, score, step
+from bench import gpu, growth, harness, score, step, views
 from bench.harness import Comparison, Goal, Took, by_turns
+from lib.console import UserError
 from lib.experiments import make_config
+from lib.metrics import mean_iou
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,51 @@ def test_a_score_is_reached_in_the_epoch_that_has_it():
     assert score.reached(history, 0.5) == (5.0, 0.5)
     assert score.reached(history, 0.2) == (3.0, 0.2)
     assert score.reached(history, 0.6) == (7.0, 0.5)
+
+
+def trained(fold, *epochs):
+    """A finished run: seconds and mean IoU of each of its epochs."""
+    history = [dict(seconds=seconds, mean_iou=mean_iou) for seconds, mean_iou in epochs]
+    split = SimpleNamespace(digest="d", validation=np.arange(2) + 2 * fold)
+    return SimpleNamespace(split=split, history=lambda: history)
+
+
+def test_times_until_a_score_are_of_the_folds_that_all_systems_have():
+    systems = {
+        "new": [trained(0, (1.0, 0.5), (1.0, 0.7)), trained(1, (1.0, 0.3), (1.0, 0.4)), trained(2, (9.0, 0.9))],
+        "old": [trained(1, (10.0, 0.6), (10.0, 0.5)), trained(0, (10.0, 0.4), (10.0, 0.5))],
+    }
+    found = score.compare(systems)
+    assert {name: took.seconds for name, took in found.took.items()} == {"new": 1.0 + 2.0, "old": 10.0 + 20.0}
+    assert [(goal.text, goal.value, goal.met) for goal in found.goals] == [
+        ("new: folds that did not reach it", 1, False),
+        ("new: of old's time", pytest.approx(0.1), True),
+    ]
+    with pytest.raises(UserError, match="no fold was trained by all"):
+        score.compare({"new": systems["new"][:1], "old": systems["old"][:1]})
+
+
+@pytest.fixture
+def tried():
+    """Two folds of two tiles, soil and sand; view 1 is right on the first fold only, 2 on the second, 3 nowhere."""
+    truth = np.tile(np.array([1, 3], np.uint8), (4, 64, 64)).reshape(4, 64, 128)
+    maps = np.zeros((4, 4, 64, 128, 5), np.float32)
+    maps[..., 1] = 0.2  # all is soil
+    np.put_along_axis(maps[1, :2], truth[:2, ..., None], 0.9, axis=-1)
+    np.put_along_axis(maps[2, 2:], truth[2:, ..., None], 0.9, axis=-1)
+    return views.Tried(maps, truth, False)
+
+
+def test_the_view_that_adds_most_joins_first(tried):
+    assert tried.order(np.array([0, 1]), 2) == [0, 1] and tried.order(np.array([2, 3]), 2) == [0, 2]
+
+
+def test_no_fold_is_scored_by_views_that_its_own_tiles_chose(tried):
+    found = tried.nested(np.array([0, 0, 1, 1]), 4)
+    # Each fold is given the view that is right on the other one, and the view that is right on itself comes later
+    soil_alone, right = 0.25, 1.0
+    scores = [mean_iou(confusions.sum(axis=0)) for confusions in found]
+    assert scores == pytest.approx([soil_alone, soil_alone, right, right])
 
 
 def test_tables_say_what_was_missed():

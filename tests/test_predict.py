@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lib.console import UserError
-from lib.predict import PLAIN, UNSETTLED, Settled, labels, predict_probabilities, probability_model
+from lib.predict import PLAIN, UNSETTLED, EarlyExit, labels, predict_probabilities, probability_model
 
 VIEWS = ("identity", "hflip", "shift(0,8)", "shift(-4,3)", "hflip+shift(2,-5)")
 rng = np.random.default_rng(0)
@@ -75,7 +75,7 @@ class Certain:
 def test_a_settled_tile_is_left_out_of_further_views():
     margins = np.array([0.1, 0.31, 0.42, 0.62])
     tiles = np.broadcast_to((50 + 50 * margins)[:, None, None], (4, 8, 16)).round().astype(np.uint8)
-    network, enough = Certain(), Settled()
+    network, enough = Certain(), EarlyExit()
     views = ("identity", "hflip", "vflip")
     found = predict_probabilities(network, tiles, views, enough=enough)
     # Margins needed: two thirds of MARGIN after the first view, a third after the second
@@ -91,7 +91,7 @@ def test_few_pixels_do_not_keep_a_tile_from_being_settled():
     few = int(UNSETTLED * 200)
     total[0].reshape(-1, 5)[:few] = 0, 0, 0.5, 0.5, 0
     total[1].reshape(-1, 5)[: few + 1] = 0, 0, 0.5, 0.5, 0
-    enough = Settled()
+    enough = EarlyExit()
     assert enough(total, np.ones((10, 20), np.float32), 1).tolist() == [True, False]
     assert enough.saved == 1
 
@@ -99,13 +99,13 @@ def test_few_pixels_do_not_keep_a_tile_from_being_settled():
 def test_a_background_counts_for_settling_only_where_it_may_be_predicted():
     total = np.broadcast_to(np.array([0.49, 0.5, 0.01, 0, 0], np.float32), (1, 4, 4, 5))
     votes = np.ones((4, 4), np.float32)
-    assert Settled()(total, votes, 1).all() and not Settled(background=True)(total, votes, 1).any()
+    assert EarlyExit()(total, votes, 1).all() and not EarlyExit(background=True)(total, votes, 1).any()
 
 
 def test_an_unseen_pixel_keeps_all_tiles_asked_for():
     network = Certain()
     tiles = np.full((1, 8, 16), 99, np.uint8)
-    predict_probabilities(network, tiles, ("shift(0,1)", "identity", "hflip"), enough=Settled())
+    predict_probabilities(network, tiles, ("shift(0,1)", "identity", "hflip"), enough=EarlyExit())
     assert len(network.asked) == 2  # after the second, every pixel was seen
 
 

@@ -1,6 +1,6 @@
 """What leaving settled tiles out of further views saves, and what it costs in score, on tiles that runs never saw.
 
-    python -m bench.settled RUN [RUN ...] [--data FILE]
+    python -m bench.early_exit RUN [RUN ...] [--data FILE]
 
 Each run predicts its validation tiles by all its views, and so that a settled tile is left out of further ones, as
 infer.py does it. Scores pool all runs, without neighbours.
@@ -18,7 +18,7 @@ from bench.harness import Comparison, Goal, Took, machine, show
 from lib import data
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
 from lib.metrics import confusion_matrix, scores
-from lib.predict import Settled, labels, predict_probabilities
+from lib.predict import EarlyExit, labels, predict_probabilities
 from lib.probabilities import BLOCK, SEVERAL, Network
 from lib.runs import find_runs
 
@@ -43,13 +43,13 @@ def main() -> None:
             predict_probabilities(model, dataset.images[:BLOCK], views)  # compiles
             for start in range(0, len(run.split.validation), BLOCK * SEVERAL):
                 tiles = run.split.validation[start : start + BLOCK * SEVERAL]
-                settled = Settled(background)
-                for way, enough in enumerate((None, settled)):
+                early = EarlyExit(background)
+                for way, enough in enumerate((None, early)):
                     begun = time.perf_counter()
                     found = predict_probabilities(model, dataset.images[tiles], views, run.folder, enough=enough)
                     seconds[way] += time.perf_counter() - begun
                     confusions[way] += confusion_matrix(dataset.masks[tiles], labels(found, background))
-                saved, further = saved + settled.saved, further + len(tiles) * (len(views) - 1)
+                saved, further = saved + early.saved, further + len(tiles) * (len(views) - 1)
                 bar.update(len(tiles))
     whole, less = (100 * scores(confusion)["mean_iou"] for confusion in confusions)
     took = {way: Took(one) for way, one in zip(WAYS, seconds)}
@@ -67,7 +67,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = ArgumentParser(__doc__, prog="python -m bench.settled")
+    parser = ArgumentParser(__doc__, prog="python -m bench.early_exit")
     parser.add_argument("run", nargs="+", help="run folders, or experiment folders for all their folds")
     parser.add_argument("--data", metavar="FILE", help="npz file that they were trained on; default: as train.py")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs lie")
