@@ -4,9 +4,10 @@
     python ablation.py --parts no_flip cutmix         some of them
     make ablation DATA=FILE                           the same as the first
 
-All trainings get the same time, on as many cores as each other: as many epochs as fit, measured for the whole recipe,
-for the parts that leave an epoch as long as it is together, and for each other part. Goes on where it stopped: finished
-trainings are not trained again. <runs>/ablation/ablation.md is written anew after each fold.
+All trainings get the same time, on as many cores as each other: as many epochs as fit. That is measured once for the
+whole recipe and all parts that leave a tile's time as it is, which are shown as many tiles; and for each other part.
+Goes on where it stopped: finished trainings are not trained again. <runs>/ablation/ablation.md is written anew after
+each fold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lib import data
+from lib.augment import epoch_tiles
 from lib.bootstrap import DRAWS, LEVEL, Interval
 from lib.children import gpus
 from lib.console import ArgumentParser, Console, UserError, add_console_options, run_main
@@ -40,7 +42,7 @@ from lib.task import BIG_ROCK
 BASE = "best"
 SEED = "other_seed"
 TABLE = "ablation.md"
-PACE = {"attention", "context", "dspp_rates", "oversample", "semi", "upscale"}  # fields on which an epoch's time hangs
+PACE = {"attention", "context", "dspp_rates", "semi", "upscale"}  # fields on which a tile's time hangs
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Part:
 
     @property
     def timed(self) -> bool:
-        """Whether an epoch takes another time than one of BASE, so that another number of them fits."""
+        """Whether a tile takes another time than with BASE, so that what fits must be measured."""
         return any(text.partition("=")[0] in PACE for text in self.settings)
 
 
@@ -117,17 +119,17 @@ def main() -> None:
         raise UserError(f"--folds {args.folds}: there are {config.folds}")
     folder = args.runs / "ablation"
     console.facts(table=folder / TABLE, trainings=args.folds * (1 + len(parts)), minutes=f"{args.minutes:g} each")
-    runner = Here(args.jobs)
+    dataset, runner = data.load(args.data, test=False), Here(args.jobs)
     taught = [part for part in parts if "semi=pseudo" in part.settings]  # by BASE, which has to end before
     timed = [part for part in parts if part.timed and part not in taught]
     alike = [part for part in parts if not part.timed]  # known only when BASE has begun, how many epochs they get
     rows: list[dict] = []
     for fold in range(args.folds):
         for some in ((None, *timed), alike, taught) if fold == 0 else ((None, *timed, *alike), taught):
-            jobs = [job(part, fold, folder, args) for part in some]
+            jobs = [job(part, fold, folder, dataset, args) for part in some]
             with watching(jobs, console):
                 runner.run(jobs, console)
-        rows, text = table(folder, parts, fold + 1, args, console)
+        rows, text = table(folder, parts, fold + 1, dataset, args, console)
         with replacing(folder / TABLE) as stream:
             stream.write(text)
         console.line("\n" + text)
@@ -154,20 +156,22 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def job(part: Part | None, fold: int, folder: Path, args: argparse.Namespace) -> Training:
+def job(part: Part | None, fold: int, folder: Path, dataset: data.Dataset, args: argparse.Namespace) -> Training:
     """The training of a part; None: BASE itself."""
     settings = (*args.set, *(part.changes if part else ()))
     if part and not part.timed:
-        settings = (*settings, f"epochs={Run.open(fold_folder(folder, BASE, 0)).config.epochs}")
+        base = Run.open(fold_folder(folder, BASE, 0))
+        masks, own = dataset.masks[base.split.train], base.config.override([*part.changes])
+        shown, its = (len(epoch_tiles(masks, config, 0)[0]) for config in (base.config, own))
+        settings = (*settings, f"epochs={round(base.config.epochs * shown / its)}")
     minutes = args.minutes if part is None or part.timed else None
     return Training(BASE, fold, settings, tiny=True, minutes=minutes, data=args.data, runs=folder)
 
 
 def table(
-    folder: Path, parts: Sequence[Part], folds: int, args: argparse.Namespace, console: Console
+    folder: Path, parts: Sequence[Part], folds: int, dataset: data.Dataset, args: argparse.Namespace, console: Console
 ) -> tuple[list[dict], str]:
     """Judges all parts on the first `folds` folds: the rows with their numbers, and the table."""
-    dataset = data.load(args.data, test=False)
     mosaic = mosaic_beside(folder, dataset, args.data, console)
     tiles = ValidationTiles(dataset, mosaic)
 

@@ -5,13 +5,15 @@ import json
 import shlex
 import sys
 
+import numpy as np
 import pytest
 from systems import make_system, pretend, write_tiles
 
 import ablation
 from lib.children import Children
 from lib.console import UserError
-from lib.runs import ENVIRONMENT, write_text
+from lib.runs import ENVIRONMENT, Run, write_text
+from lib.task import BIG_ROCK
 
 SKILL = {"best": 2.0, "no_flip": 1.5, "other_seed": 2.0, "pseudo": 2.5}
 
@@ -79,6 +81,17 @@ def test_every_part_is_trained_alike_and_judged_beside_the_whole(trained, tmp_pa
     assert "| no_flip | without flips | 200 | " in table and "2 of 3 folds" in table
     assert "an abacus" in table and "fit into 5 minutes" in table
     assert table.count("**") >= 6
+
+
+def test_a_part_that_shows_fewer_tiles_an_epoch_is_shown_as_many_in_all(trained, tmp_path, monkeypatch):
+    call(monkeypatch, tmp_path, "--folds", "1", "--parts", "no_oversampling", "--set", "folds=3")
+    base = Run.open(trained.runs / "best" / "fold_0")
+    masks = trained.dataset.masks[base.split.train]
+    rocky = np.count_nonzero((masks == BIG_ROCK).any(axis=(1, 2)))
+    assert 0 < rocky < len(masks)
+    shown = len(masks) + (base.config.oversample - 1) * rocky
+    (words,) = (words for _, part, _, words in trained.commands if part == "no_oversampling")
+    assert words[-1] == f"epochs={round(base.config.epochs * shown / len(masks))}"
 
 
 def test_a_table_is_written_after_each_fold(trained, tmp_path, monkeypatch, capsys):
