@@ -33,7 +33,7 @@ class Trained:
         changes = {"seed": int(settings.get("seed", 0)), "fold_seed": 0, "experiment": part}
         if settings.get("semi") == "pseudo":
             assert (self.runs / "best" / f"fold_{fold}").exists()  # its teacher
-        make_system(folder, self.dataset, (fold,), SKILL[part], **changes)
+        make_system(folder, self.dataset, (fold,), SKILL.get(part, 2.0), **changes)
         text = json.dumps({"python": "3", "system": "s", "keras": "3", "numpy": "2", "device": "an abacus"})
         write_text(folder / f"fold_{fold}" / ENVIRONMENT, text)
 
