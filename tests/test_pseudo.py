@@ -177,7 +177,7 @@ def test_a_student_learns_goes_on_and_is_refused_another_teacher(tmp_path, monke
     from lib.training import train_fold
 
     data = tiny_data()
-    config = tiny_config(experiment="taught", semi="pseudo", epochs=2, copy_paste=0.0)
+    config = tiny_config(experiment="taught", semi="pseudo", epochs=2, copy_paste=0.0, depth=1, dspp_rates=())
     split = Split.of(data, config, 0)
     others = tiny_data(seed=5)
     numbers = np.arange(24, 48)
