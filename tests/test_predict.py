@@ -105,7 +105,7 @@ def test_a_background_counts_for_settling_only_where_it_may_be_predicted():
 def test_an_unseen_pixel_keeps_all_tiles_asked_for():
     network = Certain()
     tiles = np.full((1, 8, 64), 99, np.uint8)
-    assert 1 / 64 <= UNSETTLED  # one column is unseen at first, and open pixels as few would not keep the tile
+    assert UNSETTLED >= 1 / 64  # one column is unseen at first, and open pixels as few would not keep the tile
     predict_probabilities(network, tiles, ("shift(0,1)", "identity", "hflip"), enough=EarlyExit())
     assert len(network.asked) == 2  # after the second, every pixel was seen
 
