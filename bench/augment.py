@@ -62,6 +62,7 @@ def keras_cv(images: np.ndarray, masks: np.ndarray) -> Callable[[], Iterable[Any
     flip, shift = layers.RandomFlip("horizontal"), layers.RandomTranslation(0.5, 0.5, fill_mode="reflect")
 
     def augment(images, masks):
+        """One batch, as uint8 again."""
         moved = shift(flip({"images": images[..., None], "segmentation_masks": masks[..., None]}))
         return tuple(tf.cast(moved[name][..., 0], tf.uint8) for name in ("images", "segmentation_masks"))
 
@@ -86,6 +87,7 @@ def exhaust(batches: Callable[[], Iterable[Any]]) -> Callable[[], None]:
     """A turn: all batches drawn, none kept."""
 
     def turn() -> None:
+        """Draws them all."""
         for _ in batches():
             pass
 
@@ -104,6 +106,7 @@ def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
     images, masks = make_tiles(tiles)
 
     def ours(settings: dict[str, Any]) -> Callable[[], None]:
+        """A turn of this project's batches by a config with these settings."""
         return exhaust(this_project(images, masks, Config(**settings)))
 
     limit = exhaust(lambda: copied(images, masks))

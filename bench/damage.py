@@ -135,32 +135,39 @@ def kinds(folder: Path) -> list[Kind]:
     store = min((first / "probabilities").glob("validation_*.zip"))
 
     def read_data(path: Path):
+        """A data file: its tiles, its test tiles and where they lie."""
         return (data.load(str(path)), list(data.read_test(str(path), 3)[1]), data.read_places(str(path))), None
 
     def read_masks(path: Path):
+        """Predicted masks, and the runs that made them."""
         with encoding.open_masks(path) as reader:
             return (list(reader.blocks()), encoding.made_by(path)), None
 
     def read_run(folder: Path):
+        """What a run folder says besides its weights."""
         (run,) = runs.find_runs([str(folder)], experiment)
         return (run.config, run.split, run.history(), run.metrics()), None
 
     def read_state(run: Path):
+        """What a training goes on from: history, weights and optimizer."""
         checkpoint = Checkpoint(Run.open(run), {})
         checkpoint.restore(model)
         values = [np.asarray(variable.numpy()) for variable in (*model.variables, *model.optimizer.variables)]
         return (checkpoint.history, checkpoint.best_epoch, checkpoint.stopped, values), None
 
     def read_manifest(folder: Path):
+        """A kernel's output, held against its manifest."""
         manifest, _ = home.check_output(Kernel(folder, "user/kernel", "ab", _job()))
         return None, manifest
 
     def read_store(path: Path):
+        """Stored probabilities."""
         stored = Stored(path)
         stored.check()
         return (stored.key, stored.tiles, stored.confusions, list(stored.blocks())), None
 
     def weights(run: Path):
+        """A run's best weights, read into the network."""
         return Run.open(run).weights(model)
 
     found = [

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
@@ -131,6 +131,17 @@ def said(*command: object, **environment: str) -> str:
     `environment`: variables that it finds besides this process's. Raises UserError where it fails.
     """
     return _run(command, environment)[0]
+
+
+def asked(ways: Iterable[str], rounds: int, ask: Callable[[str], str | None], bar) -> dict[str, list[list[str]]]:
+    """What a process of each way answers, once a round, in words. `ask` starts it; None: the way cannot be had here."""
+    answers: dict[str, list[list[str]]] = {}
+    for _ in range(rounds):
+        for way in ways:
+            if (answer := ask(way)) is not None:
+                answers.setdefault(way, []).append(answer.split())
+            bar.update()
+    return answers
 
 
 def script(*command: object) -> Took:

@@ -71,6 +71,7 @@ def measure(way: str, path: str | None, tiles: int) -> dict[str, float | None]:
     """Seconds, MB and how good the neighbours are; called in a process of its own."""
 
     def generated(tiles: int) -> tuple[Dataset, np.ndarray | None]:
+        """Generated test tiles, and where they lie in their frames."""
         made = terrain.generate(train=0, test=tiles, frame=FRAME)
         none = made["test_set"][:0]
         return Dataset("generated", none, none, np.zeros(0, bool), made["test_set"], None, ""), made["places"]

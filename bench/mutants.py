@@ -143,6 +143,7 @@ def judge(mutants: list[Mutant], root: Path, jobs: int, console: Console) -> lis
             mutant.apply(Path(folder) / str(number))
 
         def verdict(number: int) -> tuple[int, Verdict]:
+            """Runs the tests of one mutant."""
             started = time.perf_counter()
             code, output = tests.run(Path(folder) / str(number), mutants[number].tests)
             outcome = {PASSED: "survived", FAILED: "caught", None: "timed out"}.get(code, "not run")

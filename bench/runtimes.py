@@ -10,8 +10,9 @@ not counted. In a frozen graph the weights are constants, and Grappler folds bat
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
-from bench.harness import Comparison, Goal, Took, run, said
+from bench.harness import Comparison, Goal, Took, asked, run, said
 from bench.infer import EXPERIMENTS
 from lib.console import Console, UserError, run_main
 
@@ -79,37 +80,35 @@ def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
     """A comparison for each experiment."""
     comparisons = []
     missing: set[str] = set()
+
+    def ask(experiment: str, way: str) -> str | None:
+        """What a process says of one way; None where it fails, and from then on."""
+        if way in missing:
+            return None
+        try:
+            return said("-c", START + WAYS[way] + MEASURE, experiment, max(1, round(PASSES * scale)))
+        except UserError as error:
+            if way == OURS:
+                raise
+            console.line(f"{way}: left out: {str(error).splitlines()[-1]}")
+            missing.add(way)
+            return None
+
     with console.progress(len(EXPERIMENTS) * rounds * len(WAYS), "runtimes", "process") as bar:
         for name in EXPERIMENTS:
-            seconds: dict[str, list[float]] = {}
-            apart: dict[str, float] = {}
-            for _ in range(rounds):
-                for way, code in WAYS.items():
-                    bar.update()
-                    if way in missing:
-                        continue
-                    try:
-                        said_last = said("-c", START + code + MEASURE, name, max(1, round(PASSES * scale)))
-                    except UserError as error:
-                        if way == OURS:
-                            raise
-                        console.line(f"{way}: left out: {str(error).splitlines()[-1]}")
-                        missing.add(way)
-                        continue
-                    took, alike, tiles = said_last.split()[-3:]
-                    seconds.setdefault(way, []).append(float(took))
-                    apart[way] = float(alike)
-            ways = {way: Took(statistics.median(each)) for way, each in seconds.items()}
+            answers = asked(WAYS, rounds, partial(ask, name), bar)
+            last = {way: [answer[-3:] for answer in each] for way, each in answers.items()}  # after what libraries say
+            ways = {way: Took(statistics.median(float(took) for took, *_ in each)) for way, each in last.items()}
             goals = [
                 goal
                 for way in ways
                 if way != OURS
                 for goal in (
                     Goal(f"{way}: times as fast", ways[OURS].seconds / ways[way].seconds, most=WORTH),
-                    Goal(f"{way}: largest difference of a probability", apart[way], most=1e-4),
+                    Goal(f"{way}: largest difference of a probability", float(last[way][-1][1]), most=1e-4),
                 )
             ]
-            comparisons.append(Comparison(f"forward passes, {name}", ways, goals, int(tiles)))
+            comparisons.append(Comparison(f"forward passes, {name}", ways, goals, int(last[OURS][-1][2])))
     return comparisons
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 
-from bench.harness import Comparison, Goal, Took, run, said
+from bench.harness import Comparison, Goal, Took, asked, run, said
 from lib.console import Console, run_main
 
 EXPERIMENTS = ("first", "seventh", "best")
@@ -53,19 +53,16 @@ def measure(scale: float, rounds: int, console: Console) -> list[Comparison]:
     comparisons = []
     with console.progress(len(EXPERIMENTS) * rounds * len(ways), "ways to compute", "training") as bar:
         for name in EXPERIMENTS:
-            seconds: dict[str, list[float]] = {way: [] for way in ways}
-            for _ in range(rounds):
-                for way, environment in ways.items():
-                    took, tiles = said("-c", FIT, name, max(1, round(STEPS * scale)), **environment).split()
-                    seconds[way].append(float(took))
-                    bar.update()
-            took = {way: Took(statistics.median(each)) for way, each in seconds.items()}
+            command = "-c", FIT, name, max(1, round(STEPS * scale))
+            answers = asked(ways, rounds, lambda way, command=command: said(*command, **ways[way]), bar)
+            took = {way: Took(statistics.median(float(answer[0]) for answer in each)) for way, each in answers.items()}
+            tiles = int(answers[OWN][0][1])
             goals = [
                 Goal(f"{way}: times as fast as {OWN}", took[OWN].seconds / took[way].seconds)
                 for way in ways
                 if way != OWN
             ]
-            comparisons.append(Comparison(f"a training step, {name}", took, goals, int(tiles)))
+            comparisons.append(Comparison(f"a training step, {name}", took, goals, tiles))
     return comparisons
 
 

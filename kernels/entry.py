@@ -95,12 +95,14 @@ def main() -> None:
     noted: set[Path] = set()
 
     def note(**more: object) -> None:
+        """Writes the manifest anew."""
         noted.update(finished(working))
         seconds = round(time.monotonic() - started)
         manifest = {"bundle": BUNDLE, "job": job, "complete": False, "seconds": seconds, "files": digests(working)}
         write(manifest | more, working)
 
     def look() -> None:
+        """Does so where a file was finished since."""
         if not noted >= finished(working):
             note()
 

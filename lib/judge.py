@@ -21,13 +21,15 @@ from lib.probabilities import Stored
 
 
 class Validated(Protocol):
-    """A run's validation tiles (n,) int64 and their confusion matrices (n, 5, 5) int64, as a store has them."""
+    """A run's validation tiles and their confusion matrices, as a store has them."""
 
     @property
-    def tiles(self) -> np.ndarray: ...
+    def tiles(self) -> np.ndarray:
+        """(n,) int64."""
 
     @property
-    def confusions(self) -> np.ndarray | None: ...
+    def confusions(self) -> np.ndarray | None:
+        """(n, 5, 5) int64; None where the masks are not known."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 import workloads
 from conftest import ROOT
 
-from bench import gpu, growth, harness, score, step, views
+from bench import gpu, growth, harness, runtimes, score, step, views
 from bench.harness import Comparison, Goal, Took, by_turns
-from lib.console import UserError
+from lib.console import Console, UserError
 from lib.experiments import make_config
 from lib.metrics import mean_iou
 
@@ -51,6 +51,35 @@ def test_cpu_seconds_are_those_of_work_and_memory_of_the_process():
     took = harness.apart({"busy": workloads.busy, "large": workloads.large}, 1)
     assert took["busy"].cpu > 0.9 * workloads.BUSY
     assert took["large"].megabytes > took["busy"].megabytes + 150
+
+
+def test_a_runtime_that_fails_here_is_left_out_and_told_once(monkeypatch, capsys):
+    asked = []
+
+    def said(_, code, *arguments):
+        way = next(name for name, its in runtimes.WAYS.items() if its in code)
+        asked.append(way)
+        if way == "XLA":
+            raise UserError("python: Traceback\nNo XLA")
+        return f"warning\n{4.0 if way == runtimes.OURS else 2.0} 1e-6 64\n"
+
+    monkeypatch.setattr(runtimes, "said", said)
+    found = runtimes.measure(1, 2, Console())
+    assert [set(comparison.took) for comparison in found] == [set(runtimes.WAYS) - {"XLA"}] * len(runtimes.EXPERIMENTS)
+    assert asked.count("XLA") == 1 and asked.count("onnxruntime") == 2 * len(runtimes.EXPERIMENTS)
+    assert capsys.readouterr().out.count("XLA: left out: No XLA") == 1
+    assert found[0].tiles == 64 and found[0].took["onnxruntime"].seconds == 2
+    goals = {goal.text: goal for goal in found[0].goals}
+    assert goals["onnxruntime: times as fast"].value == 2 and not goals["onnxruntime: times as fast"].met
+
+
+def test_a_runtime_that_this_project_uses_is_not_left_out(monkeypatch):
+    def said(*_):
+        raise UserError("python: broken")
+
+    monkeypatch.setattr(runtimes, "said", said)
+    with pytest.raises(UserError, match="broken"):
+        runtimes.measure(1, 1, Console(quiet=True))
 
 
 def test_operations_are_two_for_each_weight_and_place():
