@@ -119,7 +119,7 @@ class Decision(Sealed):
         elif set(known) != {digest for digest, _ in runs}:
             other = "runs, or for other weights of these"
         elif any(known[digest].views != views for digest, views in runs):
-            other = "views"
+            other = "views, " + " and ".join(dict.fromkeys(",".join(member.views) for member in self.members))
         if other:
             raise UserError(f"{path}: tuned for other {other} (of {names}); {TUNE}")
         return [known[digest].weight / len(known[digest].runs) for digest, _ in runs]

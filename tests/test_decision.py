@@ -176,7 +176,7 @@ def test_a_member_s_weight_is_shared_among_its_runs(tmp_path):
         (DIGEST, RUNS[:2], "other runs"),
         (DIGEST, [*RUNS, ("x", PLAIN)], "other runs"),
         (DIGEST, [("trained again", PLAIN), *RUNS[1:]], "other weights of these"),
-        (DIGEST, [*RUNS[:2], ("c", PLAIN)], "other views"),
+        (DIGEST, [*RUNS[:2], ("c", PLAIN)], "other views, identity and identity,hflip"),
     ],
 )
 def test_a_decision_for_something_else_is_refused(data, runs, words):
