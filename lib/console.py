@@ -158,20 +158,30 @@ def _exit_code(main: Callable[[], int | None], memory: str) -> int:
             if isinstance(error, BrokenPipeError):
                 return 128 + signal.SIGPIPE
         return _fail(f"{error.filename or sys.argv[0]}: {error.strerror or error}", error)
-    except ValueError as error:
-        if "embedded null" not in str(error):
-            raise
-        return _fail(f"{sys.argv[0]}: was given a path with a NUL byte in it; rename the file", error)
-    except Terminated as error:
-        _tell("terminated" if error.number == signal.SIGTERM else "the terminal was closed", error)
-        return 128 + error.number
     except KeyboardInterrupt as error:
-        _tell("interrupted", error)
-        return 128 + signal.SIGINT
+        return _interrupted(error)
     except Exception as error:
+        if interruption := _behind(error):
+            return _interrupted(interruption)
+        if isinstance(error, ValueError) and "embedded null" in str(error):
+            return _fail(f"{sys.argv[0]}: was given a path with a NUL byte in it; rename the file", error)
         if type(error).__name__ not in DEVICE_MEMORY and not str(error).startswith("RESOURCE_EXHAUSTED"):  # JAX's
             raise
         return _fail(f"not enough memory on the device ({str(error)[:200]}); {memory}", error)
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    number = error.number if isinstance(error, Terminated) else signal.SIGINT
+    words = {int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "the terminal was closed"}
+    _tell(words.get(number, "interrupted"), error)
+    return 128 + number
+
+
+def _behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal that an exception was raised on: TensorFlow here and there catches everything, and raises another."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def _terminate(number: int, _: object) -> None:

@@ -85,6 +85,28 @@ def test_errors_of_the_user_are_one_line(capsys, error, code, text):
     assert ended.value.code == code and printed.startswith(text) and printed.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("stop", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Terminated(), 143, "terminated\n"),
+        (Terminated(signal.SIGHUP), 129, "the terminal was closed\n"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("made", [TypeError("no maximum of int32"), ValueError("no graph")], ids=repr)
+def test_a_signal_that_a_library_made_another_error_of_ends_as_the_signal_does(capsys, made, stop, code, text):
+    def fail():
+        try:
+            raise stop
+        except BaseException:  # as `except:` in TensorFlow's DType.max
+            raise made from None
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(fail)
+    assert ended.value.code == code and capsys.readouterr().err == text
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ValueError("a defect"), RuntimeError("ResourceExhaustedError")])
 def test_a_defect_keeps_its_traceback(error):
     def fail():
