@@ -301,9 +301,10 @@ def _draw_curve(axes, column: str, histories: Sequence[tuple[str, Sequence[Mappi
         # Whole decades, so that a rate that never fell has a labelled axis too
         rates = [row[column] for _, rows in histories for row in rows if row.get(column, 0) > 0]
         # rounded, since 0.001 of float32 lies a little above
-        low, high = np.log10([min(rates), max(rates)]).round(3) if rates else (-4, -3)
-        axes.set_yscale("log")
+        low, high = np.log10([min(rates), max(rates)]).round(3) if rates else (-4.0, -3.0)
+        # Limits first: Matplotlib warns of a logarithmic axis without a rate above zero, as of one epoch by the cosine
         axes.set_ylim(10 ** np.floor(low) * 0.7, 10 ** np.ceil(high) * 1.4)
+        axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("epoch")

@@ -84,7 +84,10 @@ def history(epochs, rate=0.001):
     return [dict(epoch=n, loss=1 / n, mean_iou=0.1 * n, learning_rate=rate) for n in range(1, epochs + 1)]
 
 
-@pytest.mark.parametrize("rows", [[], history(1), history(3), [dict(epoch=1, loss=1.0, learning_rate=0.001)]])
+@pytest.mark.filterwarnings("error:Data has no positive values")
+@pytest.mark.parametrize(
+    "rows", [[], history(1), history(3), history(1, rate=0.0), [dict(epoch=1, loss=1.0, learning_rate=0.001)]]
+)
 def test_curves_of_runs_of_any_length(tmp_path, rows):
     figures.curves(tmp_path / "curves.png", {"seventh": rows})
     blue = [int(figures.LINES[0][i : i + 2], 16) for i in (1, 3, 5)]
