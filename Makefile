@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 LAPTOP = --runs runs/laptop $(if $(DATA),--data $(DATA))
 
 laptop: $(VENV)/installed
-	$(BIN)/python train.py best --tiny --fold all --minutes $(or $(MINUTES),45) --resume $(LAPTOP)
+	$(BIN)/python train.py best --tiny --fold all --minutes $(or $(MINUTES),45) $(if $(SET),--set $(SET)) --resume $(LAPTOP)
 	$(BIN)/python infer.py best --out runs/laptop/masks.npz $(LAPTOP)
 	$(BIN)/python judge.py best --neighbours labels $(LAPTOP)
 	$(BIN)/python submission.py runs/laptop/masks.npz --out runs/laptop/submission.csv

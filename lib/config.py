@@ -164,7 +164,8 @@ class Config(Record):
     patience: Epochs = Field(30, description="epochs without a better score before training stops")
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32",
-        description="arithmetic; mixed_float16 for a T4, mixed_bfloat16 for newer GPUs; logits stay float32",
+        description="arithmetic; mixed_float16 for a T4, mixed_bfloat16 for newer GPUs and processors with AVX512_BF16"
+        "; logits stay float32",
     )
 
     # Inference
