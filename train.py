@@ -59,7 +59,7 @@ def main() -> None:
     if args.minutes and (runner or len(configs) > 1):
         raise UserError("--minutes: is for the folds of one seed, one after the other; set epochs in its place")
     try:
-        dataset = data.load(args.data)
+        dataset = data.load(args.data, test=config.folds_by == "group")  # whose groups test tiles link
         if runner:
             done = deal_out(configs, folds, runner, dataset, args, console)
         else:
