@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from terrains import NOTHING, Terrain, make_dataset
 
-from lib import runs
+import train
+from lib import data, runs
 from lib.config import Config
 from lib.console import Console, UserError
 from lib.data import stratified_folds
@@ -162,3 +163,14 @@ def test_without_the_library_one_line_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(UserError, match="need the library ImageHash; pip install"):
         groups(TILES[:3])
+
+
+@pytest.mark.parametrize(("by", "test"), [("tile", False), ("group", True)])
+def test_a_training_holds_test_tiles_only_where_they_link_groups(by, test, monkeypatch):
+    def load(_, test=True):
+        raise UserError(f"test tiles: {test}")
+
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(sys, "argv", ["train.py", "first", "--tiny", "--data", "x", "--set", f"folds_by={by}"])
+    with pytest.raises(UserError, match=f"test tiles: {test}"):
+        train.main()
