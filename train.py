@@ -37,7 +37,7 @@ from lib.metrics import percent
 from lib.probabilities import ValidationTiles
 from lib.pseudo import Unlabelled, find_teachers, pseudo_labels, without_labels
 from lib.records import Metrics, Minutes, Positive
-from lib.runs import ADVICE, CONFIG, Run, Split, fold_folder, prepare
+from lib.runs import ADVICE, CONFIG, Run, Split, fold_folder, load_data, prepare
 from lib.schema import option
 from lib.task import CLASSES
 
@@ -59,7 +59,7 @@ def main() -> None:
     if args.minutes and (runner or len(configs) > 1):
         raise UserError("--minutes: is for the folds of one seed, one after the other; set epochs in its place")
     try:
-        dataset = data.load(args.data, test=config.folds_by == "group")  # whose groups test tiles link
+        dataset = load_data(args.data, config)
         if runner:
             done = deal_out(configs, folds, runner, dataset, args, console)
         else:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lib import data, search
+from lib import search
 from lib.augment import Augmenter
 from lib.cluster import Cluster, add_ray_option
 from lib.config import Config, Name, assignment
@@ -33,7 +33,7 @@ from lib.files import replacing
 from lib.frames import kept_in, mosaic_beside
 from lib.jobs import Here, Runner, looking
 from lib.records import Count, Positive
-from lib.runs import Split
+from lib.runs import Split, load_data
 from lib.schema import option
 from lib.workers import Worker
 
@@ -94,7 +94,7 @@ def tune(config: Config, args: argparse.Namespace, console: Console) -> None:
     space = search.search_space({text.partition("=")[0] for text in args.set})
     if not space:
         raise UserError("--set: leaves no field to search; set fewer")
-    dataset = data.load(args.data, test=config.folds_by == "group")  # test tiles link labelled ones
+    dataset = load_data(args.data, config)
     split = Split.of(dataset, config, args.fold)
     # What every trial would be refused for is said before there is a study that holds this configuration
     Augmenter(dataset.images[split.train], dataset.masks[split.train], config)

@@ -220,6 +220,7 @@ def draw(path: str, images: np.ndarray, masks: np.ndarray, seed: int = 0) -> Non
 
 
 def main() -> None:
+    """The command line."""
     parser = ArgumentParser("Draws what each augmentation makes of some tiles.", prog="python -m lib.augment")
     parser.add_argument("--draw", metavar="PNG", required=True, help="picture to write: before and after")
     parser.add_argument("--data", metavar="FILE", help="npz with training_set; default: as train.py finds it")

@@ -62,6 +62,7 @@ class Batch:
         """The arguments of infer.py; `runs`: where all lies elsewhere."""
 
         def there(paths: Iterable[Path]) -> list[str]:
+            """The paths as they are below `runs`."""
             return [str((runs or self.runs) / path.relative_to(self.runs)) for path in paths]
 
         return [*there(self.members), *self.options, "--frames", *there(self.frames), "--out", *there([self.out])]

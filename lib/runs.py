@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
+from lib import data
 from lib.config import Config
 from lib.console import Console, UserError
 from lib.data import Dataset, stratified_folds
@@ -23,6 +24,14 @@ CONFIG, SPLIT, WEIGHTS, STATE = "config.json", "split.json", "best.weights.h5", 
 HISTORY, METRICS, ENVIRONMENT = "history.csv", "metrics.json", "environment.json"
 VALIDATION = "validation.json"
 ADVICE = "train the run again"  # how a message about a damaged file ends
+
+
+def load_data(path: str | None, config: Config) -> Dataset:
+    """A data file with what `Split.each` looks at: test tiles only where they link groups, else they are streamed.
+
+    Raises UserError as `lib.data.load`.
+    """
+    return data.load(path, test=config.folds_by == "group")
 
 
 class _SplitFile(Record):
