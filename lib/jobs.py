@@ -206,6 +206,7 @@ class _Board:
         self._folders = {os.path.relpath(job.folder, common): job.folder for job in jobs}
         self._console, self._lines = console, not sys.stderr.isatty()
         self._stamps: dict[str, int] = {name: _stamp(folder) for name, folder in self._folders.items()}
+        self._told = {name: _epochs(folder) for name, folder in self._folders.items()}
         self._ended = {name for name, folder in self._folders.items() if (folder / METRICS).exists()}
         self._bars: dict[str, Any] = {}
         self._all = console.progress(len(jobs), "trainings", "training")
@@ -232,7 +233,12 @@ class _Board:
                 self._bars.pop(name).close()
 
     def _show(self, name: str, config: Config, rows: Sequence[Epoch]) -> None:
-        last = rows[-1]
+        new = [row for row in rows if row.epoch > self._told[name]]  # of a tiny training, several since the last look
+        for row in new if self._lines and new else rows[-1:]:
+            self._show_epoch(name, config, row)
+        self._told[name] = rows[-1].epoch
+
+    def _show_epoch(self, name: str, config: Config, last: Epoch) -> None:
         score = "" if last.mean_iou is None else f"mean IoU {last.mean_iou:.4f}  "
         left = (config.epochs - last.epoch) * last.seconds
         told = f"{score}{last.tiles_per_second:.0f} tiles/s  {left / 60:.0f} min left"
@@ -247,6 +253,14 @@ class _Board:
         """Takes the bars away."""
         for bar in (*self._bars.values(), self._all):
             bar.close()
+
+
+def _epochs(folder: Path) -> int:
+    """How many epochs a run's history has; 0 where none can be read."""
+    try:
+        return len(Epoch.read_rows(folder / HISTORY, ADVICE))
+    except (OSError, UserError):
+        return 0
 
 
 def _stamp(folder: Path) -> int:

@@ -146,7 +146,8 @@ def test_a_line_for_each_epoch_of_each_training(tmp_path, capsys, monkeypatch):
         write_text(some[1].folder / HISTORY, "epoch,loss\n1,half a fi")
         time.sleep(0.2)  # it looks again and again, and once more at the end
         write_text(some[0].folder / METRICS, "{}")
-    told = "a/first/fold_0: epoch   2/4  mean IoU 0.2000  35 tiles/s  2 min left\na/first/fold_0: finished\n"
+    first = "a/first/fold_0: epoch   1/4  mean IoU 0.1000  35 tiles/s  3 min left\n"
+    told = first + "a/first/fold_0: epoch   2/4  mean IoU 0.2000  35 tiles/s  2 min left\na/first/fold_0: finished\n"
     assert capsys.readouterr().out == told
     with watching(some, Console(quiet=True)):
         advance(some[1], 3)
