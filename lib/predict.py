@@ -69,17 +69,17 @@ def predict_probabilities(
     asked = np.arange(len(tiles))
     for number, view in enumerate(views, 1):
         for start in range(0, len(asked), batch):
-            part = asked[start : start + batch]
+            part = _rows(asked[start : start + batch])
             maps, seen = invert_view(view, _forward(model, view_of(view, tiles[part]), batch))
             total[part] += maps
         votes += seen
         if enough and number < len(views) and votes.all():
-            done = enough(total[asked], votes, len(views) - number)
+            done = enough(total[_rows(asked)], votes, len(views) - number)
             total[asked[done]] /= votes[..., None]
             asked = asked[~done]
     if not votes.all():
         raise UserError(f"views={','.join(views)}: some pixels are seen by no view; add identity")
-    total[asked] /= votes[..., None]
+    total[_rows(asked)] /= votes[..., None]
     if not np.isfinite(total).all():  # which would make every pixel of an ensemble the first class
         raise UserError(f"{source}: answers NaN; leave it out, or train it again with a lower learning_rate")
     return total
@@ -115,6 +115,13 @@ class EarlyExit:
         done = (first - second <= needed).mean(axis=(1, 2)) <= UNSETTLED
         self.saved += left * np.count_nonzero(done)
         return done
+
+
+def _rows(indices: np.ndarray) -> np.ndarray | slice:
+    """The same rows, as a slice where they follow one another: that reads and adds in place."""
+    if len(indices) and indices[-1] - indices[0] == len(indices) - 1:
+        return slice(indices[0], indices[-1] + 1)
+    return indices
 
 
 def _forward(model, tiles: np.ndarray, batch: int) -> np.ndarray:
