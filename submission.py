@@ -142,6 +142,7 @@ ACTIONS = {
 
 
 def main() -> None:
+    """The command line."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("masks", nargs="?", help="what infer.py wrote (default: masks.npz)")
     parser.add_argument("--out", metavar="FILE", help="where to write (default: submission.csv)")
