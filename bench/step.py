@@ -19,7 +19,7 @@ from lib.console import Console, run_main
 from lib.experiments import make_config
 from lib.losses import class_weights
 from lib.models import build_model
-from lib.training import Batches, compile_model
+from lib.training import WORKERS, Batches, compile_model
 
 TILES = 64  # of an epoch
 PASSES = 3  # forward passes that a step costs: forward, and back to inputs and to weights
@@ -30,7 +30,7 @@ class Cached(keras.utils.PyDataset):
     """One batch, again and again."""
 
     def __init__(self, batches: Batches):
-        super().__init__()
+        super().__init__(workers=WORKERS)
         self.batch, self.length = batches[0], len(batches)
 
     def __len__(self) -> int:

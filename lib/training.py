@@ -32,6 +32,9 @@ from lib.runs import Run
 from lib.task import CLASSES
 
 LEARNT = {"pseudo": "with a teacher's labels", "consistency": "without labels"}  # what the tiles besides are called
+WORKERS = 2
+"""Threads that make batches. With fewer than two, Keras leaves that to tf.data, whose autotuning thread can miss its
+end when the cores are busy (TensorFlow 2.20): an epoch that has ended then waits for as long as it took, or less."""
 WARMUP = 0.05  # share of a cosine schedule in which the learning rate rises
 
 
@@ -54,7 +57,7 @@ class Batches(keras.utils.PyDataset):
         windows: Windows | None = None,
         labelled: int | None = None,
     ):
-        super().__init__()
+        super().__init__(workers=WORKERS)
         self.masks, self.config = masks[:labelled], config
         self.augmenter = Augmenter(images, masks, config, windows, labelled)
         self.unlabelled = len(masks) - len(self.masks)

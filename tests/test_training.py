@@ -367,6 +367,17 @@ def test_batches_repeat_for_any_epoch():
     assert not np.array_equal(drawn[0][0], drawn[1][0])
 
 
+def test_no_thread_of_tf_data_has_to_end_with_an_epoch():
+    """Its autotuning thread, missing its end, would keep an epoch waiting for as long again."""
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+    from lib.training import Batches
+
+    data = tiny_data()
+    dataset = PyDatasetAdapter(Batches(data.images, data.masks, tiny_config()), shuffle=False).get_tf_dataset()
+    assert dataset.options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_a_group_of_weights_has_a_learning_rate_of_its_own(share):
     """Against AdamW by hand, of a weight in the group, one outside, and a bias, which does not decay."""
