@@ -68,13 +68,15 @@ def predict_probabilities(
     batch = batch or BATCH
     asked = np.arange(len(tiles))
     for number, view in enumerate(views, 1):
+        left = len(views) - number
+        votes += invert_view(view, np.ones((1, *votes.shape)))[1]
+        settled = [np.zeros(0, bool)]
         for start in range(0, len(asked), batch):
             part = _rows(asked[start : start + batch])
-            maps, seen = invert_view(view, _forward(model, view_of(view, tiles[part]), batch))
-            total[part] += maps
-        votes += seen
-        if enough and number < len(views) and votes.all():
-            done = enough(total[_rows(asked)], votes, len(views) - number)
+            total[part] += invert_view(view, _forward(model, view_of(view, tiles[part]), batch))[0]
+            if enough and left and votes.all():
+                settled.append(enough(total[part], votes, left))
+        if len(done := np.concatenate(settled)):
             total[asked[done]] /= votes[..., None]
             asked = asked[~done]
     if not votes.all():
@@ -106,15 +108,20 @@ class EarlyExit:
         Returns:
             (n,) bool.
         """
-        chances = total if self.background else total[..., 1:]
-        first, second = np.zeros((2, *total.shape[:3]), np.float32)
-        for chance in np.moveaxis(chances, -1, 0):
-            second = np.maximum(second, np.minimum(first, chance))
-            first = np.maximum(first, chance)
-        needed = MARGIN * left / (votes + left) * chances.sum(axis=-1)
-        done = (first - second <= needed).mean(axis=(1, 2)) <= UNSETTLED
+        share = MARGIN * left / (votes + left)
+        done = np.array([self._unsettled(tile, share) <= UNSETTLED for tile in total], bool)  # fits a core's cache
         self.saved += left * np.count_nonzero(done)
         return done
+
+    def _unsettled(self, total: np.ndarray, share: np.ndarray) -> float:
+        """Of a tile's pixels, those whose margin is no more than such a share of all."""
+        chances = np.moveaxis(total, -1, 0)[0 if self.background else 1 :]
+        first, second, whole = np.zeros((3, *share.shape), np.float32)
+        for chance in chances:
+            np.maximum(second, np.minimum(first, chance), out=second)
+            np.maximum(first, chance, out=first)
+            whole += chance
+        return float((first - second <= share * whole).mean())
 
 
 def _rows(indices: np.ndarray) -> np.ndarray | slice:
